@@ -1,0 +1,51 @@
+"""Every error of the API as `application/problem+json` (RFC 9457) with a stable `code`."""
+
+from http import HTTPStatus
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, JsonResponse
+from rest_framework import exceptions, status
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from subscriptions.errors import DomainError
+
+CONTENT_TYPE = "application/problem+json"
+
+
+def problem(http_status: int, code: str, detail: str = "", **facts: Any) -> dict[str, Any]:
+    title = HTTPStatus(http_status).phrase
+    return {"type": "about:blank", "title": title, "status": http_status, "code": code, "detail": detail or title, **facts}
+
+
+def problem_response(error: Exception, context: dict[str, Any]) -> Response | None:
+    """DRF's exception handler. None (a 500, logged) for what nobody expected."""
+    headers = {}
+    match error:
+        case DomainError():
+            body = problem(error.http_status, error.code, error.detail, **error.facts)
+        case Http404():
+            body = problem(status.HTTP_404_NOT_FOUND, "not_found")
+        case PermissionDenied():
+            body = problem(status.HTTP_403_FORBIDDEN, "permission_denied")
+        case exceptions.ValidationError():
+            body = problem(error.status_code, "invalid", "Some parameters are not valid.", errors=error.detail)
+        case exceptions.APIException():
+            code = error.detail.code if isinstance(error.detail, exceptions.ErrorDetail) else error.default_code
+            body = problem(error.status_code, str(code), str(error.detail))
+            if header := getattr(error, "auth_header", None):
+                headers["WWW-Authenticate"] = header
+        case _:
+            return None
+    set_rollback()
+    return Response(body, status=body["status"], headers=headers, content_type=CONTENT_TYPE)
+
+
+def not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
+    """What lies outside every URL."""
+    return JsonResponse(problem(404, "not_found"), status=404, content_type=CONTENT_TYPE)
+
+
+def server_error(request: HttpRequest) -> JsonResponse:
+    return JsonResponse(problem(500, "server_error"), status=500, content_type=CONTENT_TYPE)

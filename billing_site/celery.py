@@ -1,0 +1,12 @@
+"""The Celery application: `celery -A billing_site.celery worker` and `… beat`."""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "billing_site.settings")
+app = Celery("termkeeper")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+app.conf.beat_schedule_filename = ".local/beat"
+app.conf.imports = ("billing_site.clock",)  # adds the schedule

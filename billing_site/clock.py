@@ -1,0 +1,51 @@
+"""Every recurring job of the service: what, how often, why. Beat sends them; any worker does them.
+
+Each is safe to run late, twice, and in two workers at once.
+"""
+
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from billing_site.celery import app
+
+
+@dataclass(frozen=True)
+class Job:
+    task: str
+    every_seconds: float
+    why: str
+
+
+JOBS = {
+    "advance subscriptions": Job(
+        "subscriptions.tasks.advance_subscriptions",
+        settings.LIFECYCLE_INTERVAL_SECONDS,
+        "Terms, grace periods and suspensions end by the clock.",
+    ),
+    "schedule notices": Job(
+        "notifications.tasks.schedule_notices",
+        settings.LIFECYCLE_INTERVAL_SECONDS,
+        "What happened and what comes near becomes notices, read off audit entries and terms.",
+    ),
+    "deliver notices": Job(
+        "notifications.tasks.deliver_notices",
+        15.0,
+        "Notices whose time has come, and those whose last try failed, are mailed.",
+    ),
+    "sweep the inbox": Job(
+        "webhooks.tasks.sweep_inbox",
+        settings.INBOX_SWEEP_SECONDS,
+        "Stripe events whose poke was lost, whose worker died or whose retry is due are applied.",
+    ),
+}
+
+app.conf.beat_schedule = {
+    name: {
+        "task": job.task,
+        "schedule": job.every_seconds,
+        # One that waited longer than its interval in a full queue has a successor: let it go.
+        "options": {"expires": max(job.every_seconds, 30.0)},
+    }
+    for name, job in JOBS.items()
+}

@@ -1,0 +1,35 @@
+"""Every URL of the service."""
+
+from django.contrib import admin
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+from billing_site import ops, pages
+from billing_site.api import customer
+from webhooks.intake import stripe_webhook
+
+# dj-stripe's admin registers endpoints at Stripe under this name; its own view stays unmounted (STRIPE facts in docs/).
+registered_endpoints = ([path("<uuid:uuid>", stripe_webhook, name="djstripe_webhook_by_uuid")], "djstripe")
+
+api = [
+    path("customer/billing/status", customer.BillingStatus.as_view(), name="billing_status"),
+    path("customer/billing/subscriptions", customer.SubscriptionList.as_view(), name="billing_subscriptions"),
+    path("customer/subscriptions", customer.SubscriptionList.as_view(), name="subscriptions"),
+]
+
+urlpatterns = [
+    path("webhook/stripe", stripe_webhook, name="stripe_webhook"),
+    path("webhook/stripe/", include(registered_endpoints, namespace="djstripe")),
+    path("api/v1/", include(api)),
+    path("api/schema", SpectacularAPIView.as_view(permission_classes=[]), name="schema"),
+    path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema", permission_classes=[]), name="docs"),
+    path("admin/", admin.site.urls),
+    path("login", LoginView.as_view(template_name="login.html"), name="login"),
+    path("logout", LogoutView.as_view(), name="logout"),
+    path("healthz", ops.healthz, name="healthz"),
+    path("readyz", ops.readyz, name="readyz"),
+    path("", pages.home, name="home"),
+]
+handler404 = "billing_site.api.problems.not_found"
+handler500 = "billing_site.api.problems.server_error"

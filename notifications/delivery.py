@@ -1,0 +1,125 @@
+"""From notice rows to mail. SENT is written only after the mail server took the message.
+
+A worker that dies between the two leaves a notice that is sent again when its lease is over, under the same Message-ID.
+"""
+
+import logging
+import smtplib
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from email.utils import parseaddr
+
+from django.conf import settings
+from django.core.mail import EmailMultiAlternatives, get_connection
+from django.core.mail.backends.base import BaseEmailBackend
+from django.db import connection
+
+from notifications.kinds import KINDS, SCHEDULE
+from notifications.letters import letter
+from notifications.models import Notice
+
+log = logging.getLogger(__name__)
+
+# Seconds until the next try after the first, second, … failed one.
+RETRY_SECONDS = (60, 300, 1800, 7200, 21_600, 43_200)
+LEASE = timedelta(minutes=2)  # longer than the mail server's time-outs
+
+CLAIM = """
+    UPDATE notices SET attempts = attempts + 1, next_attempt_at = %(lease)s
+     WHERE id = (SELECT id FROM notices WHERE state = 'PENDING' AND next_attempt_at <= %(now)s
+                  ORDER BY next_attempt_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
+    RETURNING id"""
+
+
+def deliver(*, now: datetime, limit: int = 500) -> Iterator[Notice]:
+    """Send what is due, oldest first, over one connection to the mail server; yield each notice as it became."""
+    mailer: BaseEmailBackend | None = None
+    try:
+        for _ in range(limit):
+            notice = _claim(now)
+            if notice is None:
+                return
+            mailer = mailer or get_connection()
+            _deliver(notice, mailer, now)
+            yield notice
+    finally:
+        if mailer:
+            mailer.close()
+
+
+def resend(notices: list[int], *, now: datetime) -> int:
+    """Make failed or cancelled notices due again; the number found. One that is no longer true is cancelled again."""
+    again = Notice.objects.filter(pk__in=notices).exclude(state=Notice.State.SENT)
+    return again.update(state=Notice.State.PENDING, attempts=0, next_attempt_at=now, error="")
+
+
+def _claim(now: datetime) -> Notice | None:
+    with connection.cursor() as cursor:
+        cursor.execute(CLAIM, {"now": now, "lease": now + LEASE})
+        row = cursor.fetchone()
+    return Notice.objects.select_related("tenant", "subscription__plan", "subscription__price").get(pk=row[0]) if row else None
+
+
+def _deliver(notice: Notice, mailer: BaseEmailBackend, now: datetime) -> None:
+    kind = KINDS.get(notice.kind)
+    if kind is None or not kind.still_true(notice.subscription, notice.anchor, now):
+        return _set(notice, Notice.State.CANCELLED)
+    if _more_urgent_exists(notice):
+        return _set(notice, Notice.State.SUPERSEDED)
+    if not notice.tenant.email:
+        return _set(notice, Notice.State.FAILED, error="The tenant has no address.")
+    try:
+        mailer.open()
+        mailer.send_messages([message(notice)])
+    except smtplib.SMTPRecipientsRefused as refused:
+        codes = {code for code, _ in refused.recipients.values()}
+        _try_again(notice, now, f"The mail server refused the address: {sorted(codes)}.", hopeless=min(codes) >= 500)
+    except (smtplib.SMTPException, OSError) as error:
+        mailer.close()
+        _try_again(notice, now, f"{type(error).__name__}: {error}"[:500])
+    except Exception as error:  # a bug of ours in a template: this notice waits, the others go out
+        log.exception("Notice %s could not be made", notice.pk)
+        _try_again(notice, now, f"{type(error).__name__}: {error}"[:500])
+    else:
+        _set(notice, Notice.State.SENT, sent_at=now, recipients=[notice.tenant.email])
+
+
+def message(notice: Notice) -> EmailMultiAlternatives:
+    """The mail, ready to go. Its Message-ID is derived from the notice: a repeat after a crash can be recognised."""
+    words = letter(notice)
+    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].partition("@")[2]
+    mail = EmailMultiAlternatives(
+        words.subject,
+        words.text,
+        to=[notice.tenant.email],
+        headers={
+            "Message-ID": f"<notice-{notice.pk}-{notice.anchor:%Y%m%d%H%M%S}@{domain}>",
+            "Auto-Submitted": "auto-generated",
+        },
+    )
+    mail.attach_alternative(words.html, "text/html")
+    return mail
+
+
+def _try_again(notice: Notice, now: datetime, why: str, *, hopeless: bool = False) -> None:
+    if hopeless or notice.attempts > len(RETRY_SECONDS):
+        return _set(notice, Notice.State.FAILED, error=why)
+    delay = timedelta(seconds=RETRY_SECONDS[notice.attempts - 1])
+    return _set(notice, Notice.State.PENDING, error=why, next_attempt_at=now + delay)
+
+
+def _set(notice: Notice, state: Notice.State, **values: object) -> None:
+    """Write what became of it, unless another worker took it over after our lease."""
+    mine = Notice.objects.filter(pk=notice.pk, state=Notice.State.PENDING, attempts=notice.attempts)
+    mine.update(state=state, **({"error": ""} | values))
+    notice.state = state
+    for name, value in values.items():
+        setattr(notice, name, value)
+
+
+def _more_urgent_exists(notice: Notice) -> bool:
+    names = [kind.name for kind in SCHEDULE]
+    if notice.kind not in names:
+        return False
+    more_urgent = names[: names.index(notice.kind)]
+    return Notice.objects.filter(subscription=notice.subscription_id, anchor=notice.anchor, kind__in=more_urgent).exists()

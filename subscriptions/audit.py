@@ -1,0 +1,192 @@
+"""Change and evidence, written by the same statement.
+
+The database holds the other end of the promise: a change of a tracked column without its audit entry cannot commit,
+and an audit entry cannot be changed (migration 0002).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import connection, models
+
+from subscriptions.errors import ReasonMissing
+from subscriptions.models import AuditEntry, Subscription
+from subscriptions.states import Action
+
+# What cannot change without evidence. The trigger of migration 0002 compares the same columns.
+TRACKED = (
+    "type", "status", "plan", "price", "term_start", "term_end", "term_deadline", "grace_end", "suspension_end",
+    "on_hold", "auto_renews", "cancel_at_term_end", "ended_at", "end_reason",
+)  # fmt: skip
+
+FIELDS: "dict[str, models.Field[Any, Any]]" = {
+    field.name: field for field in Subscription._meta.concrete_fields if field.name in TRACKED
+}
+
+
+class Actor(str):
+    """Who caused a change: `stripe`, `clock`, `staff:12`, `member:7`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def staff(cls, user_id: int) -> "Actor":
+        return cls(f"staff:{user_id}")
+
+    @classmethod
+    def member(cls, member_id: int) -> "Actor":
+        return cls(f"member:{member_id}")
+
+    @property
+    def must_say_why(self) -> bool:
+        return self.startswith("staff:")
+
+
+CLOCK = Actor("clock")
+STRIPE = Actor("stripe")
+
+
+@dataclass(frozen=True)
+class Change:
+    """New values of tracked columns of one subscription, which the caller holds locked."""
+
+    subscription: Subscription
+    action: Action
+    effective_at: datetime
+    values: dict[str, object]
+
+    @property
+    def differences(self) -> dict[str, tuple[object, object]]:
+        pairs = {FIELDS[name].attname: _key(value) for name, value in self.values.items()}
+        return {
+            column: (getattr(self.subscription, column), value)
+            for column, value in pairs.items()
+            if getattr(self.subscription, column) != value
+        }
+
+
+def write(changes: Sequence[Change], *, actor: Actor, source_id: str = "", reason: str = "") -> list[AuditEntry]:
+    """Write the changes and an audit entry for each, in one SQL statement; at most one change per subscription.
+
+    Changes that change nothing are left out. Afterwards the subscriptions in memory equal their rows. The caller holds
+    the locks and the transaction. Raises ReasonMissing for staff without a reason.
+    """
+    check_reason(actor, reason)
+    real = [(change, differences) for change in changes if (differences := change.differences)]
+    if not real:
+        return []
+    rows = [
+        _row(change.subscription, differences) | {
+            "position": position, "action": change.action, "effective_at": _plain(change.effective_at),
+            "changes": {column: [_plain(old), _plain(new)] for column, (old, new) in differences.items()},
+        }
+        for position, (change, differences) in enumerate(real)
+    ]  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute(_WRITE, {"rows": json.dumps(rows), "actor": actor, "source_id": source_id, "reason": reason})
+        written = cursor.fetchall()
+    if len(written) != len(real):
+        raise RuntimeError("A subscription moved under its lock: was the family's root locked first?")
+    entries = []
+    for (change, differences), row, (pk, version, recorded_at) in zip(real, rows, written, strict=True):
+        for column, (_, new) in differences.items():
+            setattr(change.subscription, column, new)
+        change.subscription.version = version
+        entries.append(
+            AuditEntry(
+                pk=pk, subscription=change.subscription, tenant_id=change.subscription.tenant_id, version=version,
+                action=change.action, effective_at=change.effective_at, recorded_at=recorded_at, actor=actor,
+                source_id=source_id, reason=reason, changes=row["changes"],
+            )  # fmt: skip
+        )
+    return entries
+
+
+def write_first(
+    subscription: Subscription, *, effective_at: datetime, actor: Actor, source_id: str = "", reason: str = ""
+) -> AuditEntry:
+    """Insert a subscription and its first audit entry. Raises ReasonMissing, and IntegrityError by a constraint's name."""
+    check_reason(actor, reason)
+    first = {f.attname: _plain(value) for f in FIELDS.values() if (value := getattr(subscription, f.attname)) not in (None, "")}
+    changes = {column: [None, value] for column, value in first.items()}
+    entry = AuditEntry(
+        subscription=subscription, tenant_id=subscription.tenant_id, version=1, action=Action.STARTED,
+        effective_at=effective_at, actor=actor, source_id=source_id, reason=reason, changes=changes,
+    )  # fmt: skip
+    born = _row(subscription, {}) | {name: getattr(subscription, name) for name in ("number", "tenant_id", "parent_id")}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _WRITE_FIRST,
+            {
+                "row": json.dumps(born), "effective_at": effective_at, "actor": actor, "source_id": source_id,
+                "reason": reason, "changes": json.dumps(changes),
+            },  # fmt: skip
+        )
+        subscription.pk, entry.pk, entry.recorded_at = cursor.fetchone()
+    entry.subscription = subscription  # again: it has its key now
+    subscription._state.adding = entry._state.adding = False
+    return entry
+
+
+def check_reason(actor: Actor, reason: str) -> None:
+    if actor.must_say_why and not reason.strip():
+        raise ReasonMissing
+
+
+def _row(subscription: Subscription, differences: dict[str, tuple[object, object]]) -> dict[str, object]:
+    tracked = {f.column: _plain(getattr(subscription, f.attname)) for f in FIELDS.values()}
+    return {"id": subscription.pk, "version": subscription.version} | tracked | {c: _plain(new) for c, (_, new) in differences.items()}
+
+
+def _key(value: object) -> object:
+    return value.pk if isinstance(value, models.Model) else value
+
+
+def _plain(value: object) -> object:
+    """A value as JSON holds it: RFC 3339 with microseconds, where Django's encoder would cut them."""
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _write_statement() -> str:
+    columns = [f.column for f in FIELDS.values()]
+    typed = ", ".join(f"{f.column} {f.db_type(connection)}" for f in FIELDS.values())
+    return f"""
+        WITH wanted AS (
+            SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb) AS w(
+                id bigint, version integer, position integer, action text, effective_at timestamptz, changes jsonb, {typed})
+        ), moved AS (
+            UPDATE subscriptions AS s
+               SET version = s.version + 1, {", ".join(f"{column} = w.{column}" for column in columns)}
+              FROM wanted AS w WHERE s.id = w.id AND s.version = w.version
+            RETURNING s.id, s.tenant_id, s.version
+        )
+        INSERT INTO subscription_audit
+               (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, changes)
+        SELECT moved.id, moved.tenant_id, moved.version, w.action, w.effective_at,
+               %(actor)s, %(source_id)s, %(reason)s, w.changes
+          FROM moved JOIN wanted AS w ON w.id = moved.id ORDER BY w.position
+        RETURNING id, version, recorded_at"""
+
+
+def _write_first_statement() -> str:
+    columns = ", ".join(["number", "tenant_id", "parent_id", *(f.column for f in FIELDS.values())])
+    typed = ", ".join(f"{f.column} {f.db_type(connection)}" for f in FIELDS.values())
+    return f"""
+        WITH born AS (
+            INSERT INTO subscriptions ({columns}, version)
+            SELECT {columns}, 1 FROM jsonb_to_record(%(row)s::jsonb)
+                AS w(number text, tenant_id bigint, parent_id bigint, {typed})
+            RETURNING id, tenant_id, version
+        )
+        INSERT INTO subscription_audit
+               (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, changes)
+        SELECT id, tenant_id, version, '{Action.STARTED}', %(effective_at)s, %(actor)s, %(source_id)s, %(reason)s,
+               %(changes)s::jsonb FROM born
+        RETURNING subscription_id, id, recorded_at"""
+
+
+_WRITE = _write_statement()
+_WRITE_FIRST = _write_first_statement()

@@ -1,0 +1,64 @@
+"""The promises that the database itself keeps: families, evidence, and an audit that only grows."""
+
+from django.db import migrations
+
+TRACKED = (
+    "type", "status", "plan_id", "price_id", "term_start", "term_end", "term_deadline", "grace_end", "suspension_end",
+    "on_hold", "auto_renews", "cancel_at_term_end", "ended_at", "end_reason",
+)  # fmt: skip
+CHANGED = f"({', '.join(f'OLD.{c}' for c in ('version', *TRACKED))}) IS DISTINCT FROM ({', '.join(f'NEW.{c}' for c in ('version', *TRACKED))})"
+
+FAMILY = """
+ALTER TABLE subscriptions ADD CONSTRAINT a_parent_is_a_main_of_the_same_tenant
+    FOREIGN KEY (parent_id, tenant_id, parent_type) REFERENCES subscriptions (id, tenant_id, type);
+"""
+
+# Checked at commit, for every version that a transaction passed through: two changes need two entries. A foreign key
+# would look at the last one only, and would accept evidence from another transaction.
+EVIDENCE = f"""
+CREATE FUNCTION subscriptions_need_evidence() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.version <> (CASE TG_OP WHEN 'UPDATE' THEN OLD.version ELSE 0 END) + 1 THEN
+        RAISE EXCEPTION 'subscription %: a change must move its version by one', NEW.id
+            USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'no_change_without_evidence';
+    END IF;
+    PERFORM FROM subscription_audit
+      WHERE subscription_id = NEW.id AND version = NEW.version
+        AND transaction_id = pg_current_xact_id()::text::bigint;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'subscription %: version % has no audit entry in this transaction', NEW.id, NEW.version
+            USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'no_change_without_evidence';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE CONSTRAINT TRIGGER no_change_without_evidence AFTER UPDATE ON subscriptions
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ({CHANGED})
+    EXECUTE FUNCTION subscriptions_need_evidence();
+CREATE CONSTRAINT TRIGGER no_beginning_without_evidence AFTER INSERT ON subscriptions
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    EXECUTE FUNCTION subscriptions_need_evidence();
+"""
+
+APPEND_ONLY = """
+CREATE FUNCTION subscription_audit_only_grows() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'subscription_audit is append-only: % is refused', TG_OP
+        USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'the_audit_only_grows';
+END $$;
+CREATE TRIGGER the_audit_only_grows BEFORE UPDATE OR DELETE ON subscription_audit
+    FOR EACH STATEMENT EXECUTE FUNCTION subscription_audit_only_grows();
+CREATE TRIGGER the_audit_is_never_emptied BEFORE TRUNCATE ON subscription_audit
+    FOR EACH STATEMENT EXECUTE FUNCTION subscription_audit_only_grows();
+"""
+
+
+class Migration(migrations.Migration):
+    dependencies = [("subscriptions", "0001_initial")]
+    operations = [
+        migrations.RunSQL(
+            FAMILY, "ALTER TABLE subscriptions DROP CONSTRAINT a_parent_is_a_main_of_the_same_tenant"
+        ),
+        migrations.RunSQL(EVIDENCE, "DROP FUNCTION subscriptions_need_evidence CASCADE"),
+        migrations.RunSQL(APPEND_ONLY, "DROP FUNCTION subscription_audit_only_grows CASCADE"),
+    ]

@@ -1,0 +1,73 @@
+"""The cast of the tests, and what they bought. Everything is made by the verbs that make it in earnest."""
+
+from datetime import UTC, datetime
+
+import factory
+
+from subscriptions import lifecycle
+from subscriptions.audit import Actor
+from subscriptions.lifecycle import Purchase
+from subscriptions.models import Plan, PlanPrice, Subscription, Tenant
+from subscriptions.states import Status, Type
+
+ALICE = Actor.staff(1)  # works in the back office
+
+JAN_1 = datetime(2026, 1, 1, tzinfo=UTC)
+FEB_1 = datetime(2026, 2, 1, tzinfo=UTC)
+MAR_1 = datetime(2026, 3, 1, tzinfo=UTC)
+APR_1 = datetime(2026, 4, 1, tzinfo=UTC)
+
+
+class TenantFactory(factory.django.DjangoModelFactory[Tenant]):
+    class Meta:
+        model = Tenant
+
+    slug = factory.Sequence(lambda n: f"tenant-{n}")
+    name = factory.Sequence(lambda n: f"Tenant {n}")
+    billing_email = factory.LazyAttribute(lambda tenant: f"billing@{tenant.slug}.example")
+
+
+class PlanFactory(factory.django.DjangoModelFactory[Plan]):
+    class Meta:
+        model = Plan
+
+    code = factory.Sequence(lambda n: f"plan-{n}")
+    name = factory.Sequence(lambda n: f"Plan {n}")
+    type = Type.MAIN
+
+
+class PlanPriceFactory(factory.django.DjangoModelFactory[PlanPrice]):
+    class Meta:
+        model = PlanPrice
+
+    plan = factory.SubFactory(PlanFactory)
+    currency = "EUR"
+    amount_minor = 4900
+    interval = PlanPrice.Interval.MONTH
+
+
+def subscription(
+    type: Type = Type.MAIN,
+    *,
+    tenant: Tenant | None = None,
+    plan: Plan | None = None,
+    term: tuple[datetime, datetime] = (JAN_1, FEB_1),
+    status: Status | None = None,
+    auto_renews: bool = False,
+    parent: Subscription | None = None,
+    now: datetime = JAN_1,
+) -> Subscription:
+    """A subscription started by staff at `now`, for `term`."""
+    plan = plan or PlanFactory(type=type)
+    tenant = tenant or (parent.tenant if parent else TenantFactory())
+    entry = lifecycle.start(
+        tenant.pk,
+        Purchase(plan, *term, auto_renews=auto_renews),
+        status=status,
+        parent_id=parent.pk if parent else None,
+        actor=ALICE,
+        now=now,
+        reason="ordered by letter",
+    )
+    assert entry is not None
+    return Subscription.objects.get(pk=entry.subscription_id)

@@ -1,0 +1,34 @@
+"""Real parts for every test: PostgreSQL and Valkey come from `make test`, or from DATABASE_URL and REDIS_URL."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from django.db import connection
+
+from tests.stripe_sandbox.client import Sandbox
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Tests that commit are cleaned up with TRUNCATE, which the audit refuses: only here, only in test databases."""
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE subscription_audit DISABLE TRIGGER the_audit_is_never_emptied")
+    yield
+
+
+@pytest.fixture(scope="session")
+def stripe_process() -> Iterator[Sandbox]:
+    with Sandbox.start(api_key="sk_test_local", webhook_secret="whsec_local") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def stripe(stripe_process: Sandbox, settings: Any) -> Iterator[Sandbox]:
+    """The Stripe sandbox, empty, as the service's Stripe. It delivers nothing by itself: a test says which event comes."""
+    stripe_process.reset()
+    settings.STRIPE_API_BASE = stripe_process.url
+    settings.STRIPE_SECRET_KEY = stripe_process.api_key
+    yield stripe_process
+    stripe_process.reset()

@@ -1,0 +1,22 @@
+"""A stand-in for Stripe: a process of its own that keeps customers, prices, subscriptions and invoices, bills them as
+time passes, and rings the webhook.
+
+Where to read what:
+
+=================  ===========================================================================
+``__main__``       the command line
+``server``         HTTP: one request in, one answer out, and the faults that the knobs ask for
+``api``            keys, versions, idempotency, routing of ``/v1``; one ``*_routes`` module per family
+``accepted``       the tables of parameters each route takes (``params`` reads them)
+``billing``        the rules: what a payment, a failure, a cancellation and the clock do
+``shapes``         the objects as API version 2026-05-27.dahlia shows them; ``invoices`` for the paper
+``generations``    the same objects as a version of 2024 showed them
+``world``          everything together behind one lock; ``store`` keeps it
+``deliveries``     signed webhooks, retries, and what can go wrong on the way
+``knobs``          every fault and policy that can be switched on
+``control``        ``/_sandbox/``: the side door for tests; ``page``: the same for people
+``client``         what tests and the demo use to start and steer it
+=================  ===========================================================================
+
+Standard library only, so that it starts in an instant and stands on nothing that it is used to test.
+"""

@@ -1,0 +1,66 @@
+"""Invoices and what paid them."""
+
+from . import accepted
+from .billing import card_of, fail, settle_invoice
+from .calls import Call, route
+from .errors import StripeError, card_declined
+from .invoices import subscription_of
+from .shapes import payment_method
+from .store import Obj
+from .subscription_routes import NO_CARD
+
+
+@route("GET", "/v1/invoices", accepted.INVOICE_LIST)
+def list_all(call: Call) -> Obj:
+    given = call.params
+    return call.page(
+        invoice
+        for invoice in call.world.store.all("invoice").values()
+        if given.get("subscription") in (None, subscription_of(invoice))
+        and all(given.get(name) in (None, invoice[name]) for name in ("customer", "status", "collection_method"))
+    )
+
+
+@route("GET", "/v1/invoices/{}", accepted.PLAIN)
+def retrieve(call: Call) -> Obj:
+    return call.show(call.find("invoice", call.ids[0]))
+
+
+@route("POST", "/v1/invoices/{}/pay", accepted.INVOICE_PAY)
+def pay(call: Call) -> Obj:
+    invoice, given = call.find("invoice", call.ids[0]), call.params
+    if invoice["status"] == "paid":
+        raise StripeError("Invoice is already paid", code="invoice_already_paid")
+    if invoice["status"] != "open":
+        raise StripeError(f"You cannot pay an invoice that is {invoice['status']}.")
+    out_of_band = given.get("paid_out_of_band", False)
+    if not out_of_band:
+        subscription = call.world.need("subscription", subscription_of(invoice) or "")
+        card = "ok" if given.get("payment_method") or given.get("source") else card_of(call.world, subscription)
+        if card == "none":
+            raise StripeError(NO_CARD, code="resource_missing")
+        if card == "declined":
+            fail(call.world, subscription, now=call.now)
+            raise card_declined()
+    settle_invoice(call.world, invoice, now=call.now, out_of_band=out_of_band)
+    return call.show(invoice)
+
+
+@route("GET", "/v1/invoice_payments", accepted.INVOICE_PAYMENT_LIST)
+def list_payments(call: Call) -> Obj:
+    given = call.params
+    payments = call.world.store.all("invoice_payment").values()
+    return call.page(p for p in payments if all(given.get(name) in (None, p[name]) for name in ("invoice", "status")))
+
+
+@route("GET", "/v1/payment_intents/{}", accepted.PLAIN)
+def retrieve_intent(call: Call) -> Obj:
+    return call.show(call.find("payment_intent", call.ids[0]))
+
+
+@route("GET", "/v1/payment_methods/{}", accepted.PLAIN)
+def retrieve_method(call: Call) -> Obj:
+    for customer in call.world.store.all("customer").values():
+        if not customer.get("deleted") and customer["invoice_settings"]["default_payment_method"] == call.ids[0]:
+            return payment_method(call.ids[0], customer["id"])
+    raise StripeError(f"No such PaymentMethod: '{call.ids[0]}'", status=404, code="resource_missing", param="id")

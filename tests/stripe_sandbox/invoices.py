@@ -1,0 +1,304 @@
+"""Paper: an invoice, its lines, its payment, and the three things that happen to it (drawn, failed, paid)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .ids import new_id
+from .periods import DAY
+from .shapes import list_of
+from .store import Obj
+from .world import World
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What one line asks for: an item, for an interval, for an amount in minor units."""
+
+    item: Obj
+    start: int
+    end: int
+    amount: int
+    proration: bool = False
+
+
+def draw_up(
+    world: World, subscription: Obj, charges: list[Charge], *, reason: str, period: tuple[int, int], now: int
+) -> Obj:
+    """A finalised, open invoice for the subscription, which names it as its latest.
+
+    Stripe leaves renewals in draft for an hour first; here finalising follows at once.
+    """
+    customer = world.need("customer", subscription["customer"])
+    invoice_id = new_id("invoice")
+    lines = [_line(charge, subscription, invoice_id) for charge in charges]
+    total = sum(charge.amount for charge in charges)
+    number = f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04d}"
+    customer["next_invoice_sequence"] += 1
+    customer["currency"] = customer["currency"] or subscription["currency"]
+    world.put(customer)
+    automatic = subscription["collection_method"] == "charge_automatically"
+    invoice = _blank(invoice_id, customer, subscription, now) | {
+        "amount_due": total,
+        "amount_remaining": total,
+        "auto_advance": automatic,
+        "billing_reason": reason,
+        "due_date": None if automatic else now + (subscription["days_until_due"] or 30) * DAY,
+        "effective_at": now,
+        "hosted_invoice_url": f"{world.base_url}/invoice/{invoice_id}",
+        "lines": list_of(lines, f"/v1/invoices/{invoice_id}/lines"),
+        "number": number,
+        "period_start": period[0],
+        "period_end": period[1],
+        "subtotal": total,
+        "subtotal_excluding_tax": total,
+        "total": total,
+        "total_excluding_tax": total,
+    }
+    if total > 0:
+        _open_payment(world, invoice, now=now)
+    subscription["latest_invoice"] = invoice_id
+    return world.put(invoice)
+
+
+def collect(world: World, invoice: Obj, *, now: int, out_of_band: bool = False) -> Obj:
+    """The invoice is paid, and says by which payment."""
+    due = invoice["amount_remaining"]
+    invoice |= {
+        "status": "paid",
+        "attempted": True,
+        "attempt_count": invoice["attempt_count"] + (1 if due and not out_of_band else 0),
+        "amount_paid": invoice["amount_due"],
+        "amount_paid_off_stripe": due if out_of_band else 0,
+        "amount_remaining": 0,
+        "auto_advance": False,
+        "next_payment_attempt": None,
+    }
+    invoice["status_transitions"]["paid_at"] = now
+    for payment in payments_of(world, invoice["id"]):
+        if out_of_band:
+            payment |= {"status": "canceled"}
+            payment["status_transitions"]["canceled_at"] = now
+        else:
+            payment |= {"status": "paid", "amount_paid": due}
+            payment["status_transitions"]["paid_at"] = now
+            intent = world.need("payment_intent", payment["payment"]["payment_intent"])
+            world.put(intent | {"status": "succeeded", "amount_received": due, "last_payment_error": None})
+        world.put(payment)
+    return world.put(invoice)
+
+
+def bounce(world: World, invoice: Obj, *, now: int, action_required: bool = False) -> Obj:
+    """A payment attempt that did not work; the next one is in three days."""
+    invoice |= {
+        "attempted": True,
+        "attempt_count": invoice["attempt_count"] + 1,
+        "next_payment_attempt": now + 3 * DAY,
+    }
+    for payment in payments_of(world, invoice["id"]):
+        intent = world.need("payment_intent", payment["payment"]["payment_intent"])
+        intent["status"] = "requires_action" if action_required else "requires_payment_method"
+        world.put(intent)
+    return world.put(invoice)
+
+
+def payments_of(world: World, invoice_id: str) -> list[Obj]:
+    invoice = world.store.get("invoice", invoice_id)
+    ids: list[str] = invoice.get("_payments", []) if invoice else []
+    return [world.need("invoice_payment", payment_id) for payment_id in ids]
+
+
+def unpaid_of(world: World, subscription_id: str) -> list[Obj]:
+    """Open invoices of a subscription, oldest first."""
+    return [
+        invoice
+        for invoice in world.store.all("invoice").values()
+        if invoice["status"] in ("draft", "open") and subscription_of(invoice) == subscription_id
+    ]
+
+
+def subscription_of(invoice: Obj) -> str | None:
+    details = (invoice["parent"] or {}).get("subscription_details") or {}
+    found: str | None = details.get("subscription")
+    return found
+
+
+def _line(charge: Charge, subscription: Obj, invoice_id: str) -> Obj:
+    item, price = charge.item, charge.item["price"]
+    name = price["nickname"] or price["lookup_key"] or price["id"]
+    unit, each = price["unit_amount"], f"{price['unit_amount'] / 100:.2f} {price['currency'].upper()}"
+    return {
+        "id": new_id("line_item"),
+        "object": "line_item",
+        "amount": charge.amount,
+        "currency": price["currency"],
+        "description": f"{item['quantity']} x {name} (at {each} / {price['recurring']['interval']})",
+        "discount_amounts": [],
+        "discountable": True,
+        "discounts": [],
+        "invoice": invoice_id,
+        "livemode": False,
+        "metadata": {},
+        "parent": {
+            "invoice_item_details": None,
+            "subscription_item_details": {
+                "invoice_item": None,
+                "proration": charge.proration,
+                "proration_details": {"credited_items": None},
+                "subscription": subscription["id"],
+                "subscription_item": item["id"],
+            },
+            "type": "subscription_item_details",
+        },
+        "period": {"end": charge.end, "start": charge.start},
+        "pretax_credit_amounts": [],
+        "pricing": {
+            "price_details": {"price": price["id"], "product": price["product"]},
+            "type": "price_details",
+            "unit_amount_decimal": str(unit),
+        },
+        "quantity": item["quantity"],
+        "subtotal": charge.amount,
+        "taxes": [],
+    }
+
+
+def _open_payment(world: World, invoice: Obj, *, now: int) -> None:
+    amount, currency = invoice["amount_due"], invoice["currency"]
+    intent_id = new_id("payment_intent")
+    world.put(
+        {
+            "id": intent_id,
+            "object": "payment_intent",
+            "amount": amount,
+            "amount_received": 0,
+            "canceled_at": None,
+            "cancellation_reason": None,
+            "capture_method": "automatic",
+            "client_secret": f"{intent_id}_secret_{new_id('customer')[4:]}",
+            "confirmation_method": "automatic",
+            "created": now,
+            "currency": currency,
+            "customer": invoice["customer"],
+            "description": None,
+            "last_payment_error": None,
+            "latest_charge": None,
+            "livemode": False,
+            "metadata": {},
+            "next_action": None,
+            "payment_method": None,
+            "payment_method_types": ["card"],
+            "status": "requires_payment_method",
+        }
+    )
+    payment = world.put(
+        {
+            "id": new_id("invoice_payment"),
+            "object": "invoice_payment",
+            "amount_paid": None,
+            "amount_requested": amount,
+            "created": now,
+            "currency": currency,
+            "invoice": invoice["id"],
+            "is_default": True,
+            "livemode": False,
+            "payment": {"payment_intent": intent_id, "type": "payment_intent"},
+            "status": "open",
+            "status_transitions": {"canceled_at": None, "paid_at": None},
+        }
+    )
+    invoice["_payments"] = [payment["id"]]
+
+
+def _blank(invoice_id: str, customer: Obj, subscription: Obj, now: int) -> dict[str, Any]:
+    return {
+        "id": invoice_id,
+        "object": "invoice",
+        "account_country": "DE",
+        "account_name": "Stripe sandbox",
+        "account_tax_ids": None,
+        "amount_due": 0,
+        "amount_overpaid": 0,
+        "amount_paid": 0,
+        "amount_paid_off_stripe": 0,
+        "amount_remaining": 0,
+        "amount_shipping": 0,
+        "application": None,
+        "attempt_count": 0,
+        "attempted": False,
+        "auto_advance": True,
+        "automatic_tax": {
+            "disabled_reason": None,
+            "enabled": False,
+            "liability": None,
+            "provider": None,
+            "status": None,
+        },
+        "automatically_finalizes_at": None,
+        "billing_reason": "manual",
+        "collection_method": subscription["collection_method"],
+        "created": now,
+        "currency": subscription["currency"],
+        "custom_fields": None,
+        "customer": customer["id"],
+        "customer_account": None,
+        "customer_address": customer["address"],
+        "customer_email": customer["email"],
+        "customer_name": customer["name"],
+        "customer_phone": customer["phone"],
+        "customer_shipping": None,
+        "customer_tax_exempt": customer["tax_exempt"],
+        "customer_tax_ids": [],
+        "default_payment_method": None,
+        "default_source": None,
+        "default_tax_rates": [],
+        "description": None,
+        "discounts": [],
+        "due_date": None,
+        "effective_at": None,
+        "ending_balance": 0,
+        "footer": None,
+        "from_invoice": None,
+        "hosted_invoice_url": None,
+        "invoice_pdf": None,
+        "issuer": {"type": "self"},
+        "last_finalization_error": None,
+        "latest_revision": None,
+        "lines": list_of([], f"/v1/invoices/{invoice_id}/lines"),
+        "livemode": False,
+        "metadata": {},
+        "next_payment_attempt": None,
+        "number": None,
+        "on_behalf_of": None,
+        "parent": {
+            "quote_details": None,
+            "subscription_details": {"metadata": dict(subscription["metadata"]), "subscription": subscription["id"]},
+            "type": "subscription_details",
+        },
+        "payment_settings": {"default_mandate": None, "payment_method_options": None, "payment_method_types": None},
+        "period_end": now,
+        "period_start": now,
+        "post_payment_credit_notes_amount": 0,
+        "pre_payment_credit_notes_amount": 0,
+        "receipt_number": None,
+        "rendering": None,
+        "shipping_cost": None,
+        "shipping_details": None,
+        "starting_balance": 0,
+        "statement_descriptor": None,
+        "status": "open",
+        "status_transitions": {
+            "finalized_at": now,
+            "marked_uncollectible_at": None,
+            "paid_at": None,
+            "voided_at": None,
+        },
+        "subtotal": 0,
+        "subtotal_excluding_tax": 0,
+        "test_clock": None,
+        "total": 0,
+        "total_discount_amounts": [],
+        "total_excluding_tax": 0,
+        "total_pretax_credit_amounts": [],
+        "total_taxes": [],
+        "webhooks_delivered_at": now,
+    }

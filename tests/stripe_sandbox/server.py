@@ -1,0 +1,218 @@
+"""HTTP/1.1 with keep-alive: reads one request, lets a fault have it if a knob says so, and writes one answer."""
+
+import json
+import socket
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl, urlsplit
+
+from . import api, billing, control, page
+from .api import Answer, Request
+from .errors import ControlError, StripeError
+from .forms import parse
+from .knobs import Fault, draw
+from .store import Store
+from .world import Config, World
+
+_BODY_LIMIT = 4_000_000
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_FORM = "application/x-www-form-urlencoded"
+
+
+class SandboxServer(ThreadingHTTPServer):
+    """Bound to loopback only. ``start`` begins the clock and the deliveries; ``stop`` ends everything promptly."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 256
+
+    def __init__(self, port: int, store: Store, config: Config) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.stopping = threading.Event()
+        self.world = World(store, config, base_url=self.url)
+
+    def start(self) -> None:
+        self.world.deliveries.start()
+        threading.Thread(target=self._keep_time, name="clock", daemon=True).start()
+
+    def stop(self) -> None:
+        """Must be called from another thread than the one in ``serve_forever``."""
+        self.stopping.set()
+        self.world.deliveries.stop()
+        self.shutdown()
+
+    def _keep_time(self) -> None:
+        while not self.stopping.wait(1.0):
+            if self.world.knobs.auto_renew:
+                billing.tick(self.world, now=self.world.now())
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Callers that hang up are part of the tests, not of the log; our own defects are for the log."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError | BrokenPipeError):
+            super().handle_error(request, client_address)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: SandboxServer
+    protocol_version = "HTTP/1.1"
+    server_version = "StripeSandbox"
+    disable_nagle_algorithm = True
+    wbufsize = 65_536
+    timeout = 120
+
+    def do_GET(self) -> None:
+        self._handle()
+
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """What was asked is at /_sandbox/requests."""
+
+    def _handle(self) -> None:
+        body = self._read_body()
+        if body is None:
+            return
+        parts = urlsplit(self.path)
+        if parts.path.startswith("/v1/") or parts.path.startswith("/v2/"):
+            self._api(parts.path, parts.query, body)
+        elif self.client_address[0] not in _LOOPBACK or not self._from_here():
+            self._send(403, b'{"error": "the side door is for this machine only"}')
+        elif parts.path.startswith("/_sandbox/"):
+            self._control(parts.path.removeprefix("/_sandbox"), parts.query, body)
+        else:
+            status, shown = page.answer(self.server.world, parts.path)
+            self._send(status, shown.encode(), content_type="text/html; charset=utf-8")
+
+    def _read_body(self) -> str | None:
+        try:
+            length = int(self.headers.get("Content-Length") or 0)
+        except ValueError:
+            length = -1
+        if length < 0 or length > _BODY_LIMIT or self.headers.get("Transfer-Encoding"):
+            self.close_connection = True
+            self._send(411 if self.headers.get("Transfer-Encoding") else 413, b"")
+            return None
+        return self.rfile.read(length).decode("utf-8", "replace")
+
+    def _from_here(self) -> bool:
+        """A page elsewhere must not steer the sandbox through somebody's browser."""
+        origin = self.headers.get("Origin")
+        hosts = [urlsplit(f"//{self.headers.get('Host', '')}").hostname, urlsplit(origin).hostname if origin else None]
+        return all(host is None or host in _LOOPBACK for host in hosts)
+
+    # the API
+
+    def _api(self, path: str, query: str, body: str) -> None:
+        began, world = time.monotonic(), self.server.world
+        request = Request(self.command, path, query, body, dict(self.headers))
+        latency = draw(world.knobs.latency_seconds, world.dice)
+        if latency > 0:
+            self.server.stopping.wait(latency)
+        fault = self._claim_fault(path)
+        answer: Answer | None = None
+        if fault is None or fault.after or not (fault.status or fault.close):
+            answer = api.answer(world, request)
+        if fault is not None:
+            if fault.hang_seconds > 0:
+                self.server.stopping.wait(fault.hang_seconds)
+            answer = None if fault.close else _faulty(fault) if fault.status else answer
+        world.requests.append(
+            {
+                "at": round(time.time(), 3),
+                "method": self.command,
+                "path": path,
+                "params": _params(request),
+                "idempotency_key": request.header("Idempotency-Key") or None,
+                "stripe_version": request.header("Stripe-Version") or None,
+                "status": answer.status if answer else None,
+                "fault": fault is not None,
+                "seconds": round(time.monotonic() - began, 4),
+            }
+        )
+        if answer is None:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self._send(answer.status, answer.body, headers=answer.headers)
+
+    def _claim_fault(self, path: str) -> Fault | None:
+        """The first fault that fits, used up by one if its times are counted."""
+        world = self.server.world
+        with world.lock:
+            for fault in world.knobs.errors:
+                if path.startswith(fault.path_prefix) and fault.method.upper() in ("", self.command):
+                    if fault.times == 1:
+                        world.knobs.errors.remove(fault)
+                    elif fault.times > 1:
+                        fault.times -= 1
+                    return fault
+        return None
+
+    # the side door
+
+    def _control(self, path: str, query: str, body: str) -> None:
+        is_form = (self.headers.get("Content-Type") or "").startswith(_FORM)
+        try:
+            given = dict(parse_qsl(body)) if is_form else json.loads(body) if body.strip() else {}
+            if not isinstance(given, dict):
+                raise ControlError("the body is a JSON object", status=400)
+            given |= {name: values[-1] for name, values in parse_qs(query).items()}
+            back = given.pop("back", "/")
+            answered = control.answer(self.server.world, self.command, path, given)
+        except json.JSONDecodeError as error:
+            self._send_json(400, {"error": f"the body is not JSON: {error}"})
+        except (ControlError, StripeError) as error:
+            self._send_json(error.status, {"error": str(error)})
+        except (TypeError, ValueError) as error:
+            self._send_json(400, {"error": f"could not read that: {error}"})
+        else:
+            if is_form:  # a person pressed a button
+                shown = answered.get("success_url", "").replace("{CHECKOUT_SESSION_ID}", answered.get("id", ""))
+                self._send(303, b"", headers=(("Location", shown or (back if back.startswith("/") else "/")),))
+            else:
+                self._send_json(200, answered)
+
+    def _send_json(self, status: int, body: Any) -> None:
+        self._send(status, json.dumps(body, indent=2, ensure_ascii=False).encode())
+
+    def _send(
+        self,
+        status: int,
+        body: bytes,
+        *,
+        content_type: str = "application/json",
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value.replace("\r", "").replace("\n", ""))
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+
+def _faulty(fault: Fault) -> Answer:
+    headers = (("Retry-After", str(fault.retry_after)),) if fault.retry_after else ()
+    match fault.body:
+        case "empty":
+            return Answer(fault.status, b"", headers)
+        case "garbage":
+            return Answer(fault.status, b"<html><h1>upstream \xff\xfe went away", headers)
+    if fault.status == 429:
+        error = StripeError("Too many requests hit the API too quickly.", status=429, code="rate_limit")
+    else:
+        error = StripeError("An unknown error occurred.", status=fault.status, kind="api_error")
+    return Answer(fault.status, json.dumps(error.body()).encode(), headers)
+
+
+def _params(request: Request) -> Any:
+    try:
+        return parse("&".join(filter(None, (request.query, request.body))))
+    except StripeError:
+        return request.body[:1000]

@@ -1,0 +1,222 @@
+"""From a doorbell to the truth, once per event: ticket → fetch → lock → apply → done.
+
+No transaction is open while Stripe is asked. What was fetched is applied only if no later ticket of the same Stripe
+subscription was, so order, duplicates and slow answers cannot matter; applying and being done are one commit. Whatever
+fails keeps its reason on the event and is tried again; what can never succeed is parked at once, for a person.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.contrib.postgres.expressions import ArraySubquery
+from django.db import connection, transaction
+from django.db.models import F, Subquery
+from django.db.models.functions import JSONObject
+from djstripe.models import Customer
+
+from subscriptions.errors import DomainError
+from subscriptions.models import Plan, PlanPrice, Subscription
+from subscriptions.states import LIVE, Type
+from webhooks import stripe_api
+from webhooks.converge import Known, converge
+from webhooks.models import StripeEvent, StripeLink, StripePrice
+from webhooks.stripe_state import Unmappable, Wanted, wanted
+
+log = logging.getLogger(__name__)
+
+# Seconds until the next try after the first, second, … failed one. About three days in all.
+RETRY_SECONDS = (4, 15, 60, 180, 600, 1800, 3600, 7200, 14400, *[21600] * 11)
+JITTER = 0.25  # of the delay, both ways: a recovering Stripe is not asked by all at once
+MOST_ATTEMPTS = len(RETRY_SECONDS) + 1
+
+CLAIM = """
+    WITH claimed AS (
+        UPDATE stripe_events SET attempts = attempts + 1, next_attempt_at = %(lease)s
+         WHERE event_id = (SELECT event_id FROM stripe_events
+                            WHERE state = 'PENDING' AND next_attempt_at <= %(now)s {only}
+                            ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+        RETURNING event_id, type, object_id, stripe_subscription_id, attempts, replays
+    ), ticket AS (
+        INSERT INTO stripe_links AS link (stripe_subscription_id, ticket, applied_ticket)
+        SELECT stripe_subscription_id, 1, 0 FROM claimed WHERE stripe_subscription_id <> ''
+        ON CONFLICT (stripe_subscription_id) DO UPDATE SET ticket = link.ticket + 1
+        RETURNING ticket
+    )
+    SELECT claimed.*, ticket.ticket FROM claimed LEFT JOIN ticket ON true"""
+
+TICKET = """
+    WITH found AS (UPDATE stripe_events SET stripe_subscription_id = %(link)s WHERE event_id = %(event)s)
+    INSERT INTO stripe_links AS link (stripe_subscription_id, ticket, applied_ticket) VALUES (%(link)s, 1, 0)
+    ON CONFLICT (stripe_subscription_id) DO UPDATE SET ticket = link.ticket + 1 RETURNING ticket"""
+
+FINISH = """
+    WITH applied AS (
+        UPDATE stripe_links SET applied_ticket = greatest(applied_ticket, %(ticket)s), subscription_id = %(subscription)s
+         WHERE stripe_subscription_id = %(link)s
+    )
+    UPDATE stripe_events SET state = 'DONE', done_at = %(now)s, outcome = %(outcome)s, error_code = '', error = ''
+     WHERE event_id = %(event)s"""
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """An event that is ours to try until its lease ends."""
+
+    event_id: str
+    type: str
+    object_id: str
+    stripe_subscription_id: str
+    attempts: int
+    replays: int
+    ticket: int | None
+
+    @property
+    def source_id(self) -> str:
+        return StripeEvent(event_id=self.event_id, replays=self.replays).source_id
+
+
+def drain(*, now: Callable[[], datetime], limit: int = 1000) -> Iterator[tuple[str, str]]:
+    """Try every event that is due, oldest first; yield (event id, outcome). `now` is called once per event.
+
+    Several workers may drain at once: they share the events.
+    """
+    for _ in range(limit):
+        claimed = _claim(now())
+        if claimed is None:
+            return
+        yield claimed.event_id, _try(claimed, now())
+
+
+def apply(event_id: str, *, now: datetime) -> str | None:
+    """Try one event, if it is due. The outcome in words; None if there was nothing to try."""
+    claimed = _claim(now, event_id)
+    return _try(claimed, now) if claimed else None
+
+
+def replay(event_ids: list[str], *, now: datetime) -> int:
+    """Make these events due again, whatever became of them; the number found. Asking Stripe again is always safe."""
+    found = StripeEvent.objects.filter(pk__in=event_ids)
+    return found.update(
+        state=StripeEvent.State.PENDING, attempts=0, replays=F("replays") + 1, next_attempt_at=now, done_at=None, outcome=""
+    )
+
+
+def parked() -> list[str]:
+    return list(StripeEvent.objects.filter(state=StripeEvent.State.PARKED).values_list("pk", flat=True))
+
+
+def due(*, now: datetime) -> int:
+    """How many events wait for a worker, counted up to a hundred."""
+    return StripeEvent.objects.filter(state=StripeEvent.State.PENDING, next_attempt_at__lte=now)[:100].count()
+
+
+def seconds_to_next(*, now: datetime, within: float) -> float | None:
+    """How long until the next retry, if that is sooner than `within` seconds: the sweep would be late for it."""
+    retries = StripeEvent.objects.filter(state=StripeEvent.State.PENDING, attempts__gt=0, next_attempt_at__gt=now)
+    at = retries.order_by("next_attempt_at").values_list("next_attempt_at", flat=True).first()
+    seconds = (at - now).total_seconds() if at else within
+    return seconds if seconds < within else None
+
+
+def _claim(now: datetime, event_id: str = "") -> Claimed | None:
+    lease = now + timedelta(seconds=settings.INBOX_LEASE_SECONDS)
+    statement = CLAIM.format(only="AND event_id = %(event)s" if event_id else "")
+    with connection.cursor() as cursor:
+        cursor.execute(statement, {"now": now, "lease": lease, "event": event_id})
+        row = cursor.fetchone()
+    return Claimed(*row) if row else None
+
+
+def _try(claimed: Claimed, now: datetime) -> str:
+    """Fetch and apply; whatever happens is kept on the event. The outcome in words."""
+    try:
+        if claimed.attempts > MOST_ATTEMPTS:
+            raise Unmappable("worker_lost", "Its tries ended with the loss of their workers.")
+        if claimed.ticket is None and claimed.type.startswith("checkout.session."):
+            claimed = _with_subscription_of_checkout(claimed)
+        if claimed.ticket is None:
+            _finish(claimed, "not about a subscription", now)
+            return "not about a subscription"
+        return _apply(claimed, wanted(stripe_api.fetch_subscription(claimed.stripe_subscription_id)), now)
+    except stripe_api.StripeUnavailable as error:
+        return _failed(claimed, error.code, error.detail, now)
+    except (stripe_api.StripeRefused, Unmappable, DomainError) as error:
+        return _failed(claimed, error.code, error.detail, now, for_good=True)
+    except Exception as error:  # a bug of ours, or a database that went away: kept, logged, tried again
+        log.exception("Applying %s failed", claimed.event_id)
+        return _failed(claimed, "unexpected", type(error).__name__, now)
+
+
+@transaction.atomic
+def _apply(claimed: Claimed, state: Wanted, now: datetime) -> str:
+    """Bring our subscription to what was fetched and the event to done, in one commit; the outcome in words."""
+    known = _lock_link(state)
+    assert claimed.ticket is not None
+    if claimed.ticket < known.applied_ticket:
+        outcome, subscription_id = "older than what was applied", known.subscription_id
+    else:
+        subscription_id, outcome = converge(known, state, now=now, source_id=claimed.source_id)
+    _finish(claimed, outcome, now, subscription_id)
+    return outcome
+
+
+def _lock_link(state: Wanted) -> Known:
+    """Lock the link, and read in the same statement all that converging needs to know."""
+    of_customer = {"tenant__djstripe_customers__id": state.customer_id, "status__in": sorted(LIVE)}
+    trial = Subscription.objects.filter(**of_customer, type=Type.TRIAL, stripe_link=None)
+    main = Subscription.objects.filter(**of_customer, type=Type.MAIN)
+    sold = StripePrice.objects.filter(pk__in={item.price_id for item in state.items})
+    plan = {field: f"plan_price__plan__{field}" for field in ("id", "type", "grace_days", "suspension_days")}
+    link = (
+        StripeLink.objects.select_for_update(of=("self",))
+        .select_related("subscription")
+        .annotate(
+            tenant=Subquery(Customer.objects.filter(id=state.customer_id).values("subscriber_id")[:1]),
+            trial=Subquery(trial.order_by("pk").values("pk")[:1]),
+            main=Subquery(main.values("pk")[:1]),
+            prices=ArraySubquery(sold.values(row=JSONObject(stripe="pk", ours="plan_price_id", plan=JSONObject(**plan)))),
+        )
+        .get(pk=state.stripe_subscription_id)
+    )
+    prices = {row["stripe"]: PlanPrice(pk=row["ours"], plan=Plan(**row["plan"])) for row in link.prices}
+    return Known(link.subscription, link.applied_ticket, link.tenant, link.trial, link.main, prices)
+
+
+def _finish(claimed: Claimed, outcome: str, now: datetime, subscription_id: int | None = None) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            FINISH,
+            {
+                "ticket": claimed.ticket or 0, "subscription": subscription_id, "link": claimed.stripe_subscription_id,
+                "now": now, "outcome": outcome[:255], "event": claimed.event_id,
+            },  # fmt: skip
+        )
+
+
+def _with_subscription_of_checkout(claimed: Claimed) -> Claimed:
+    """A session that was delivered before its subscription was made: Stripe is asked which one it became."""
+    reference = stripe_api.fetch_checkout_session(claimed.object_id).get("subscription")
+    subscription_id = reference.get("id") if isinstance(reference, dict) else reference
+    if not isinstance(subscription_id, str) or not subscription_id:
+        return claimed
+    with connection.cursor() as cursor:
+        cursor.execute(TICKET, {"event": claimed.event_id, "link": subscription_id})
+        (ticket,) = cursor.fetchone()
+    return replace(claimed, stripe_subscription_id=subscription_id, ticket=ticket)
+
+
+def _failed(claimed: Claimed, code: str, detail: str, now: datetime, *, for_good: bool = False) -> str:
+    """Keep why, and when to try again: parked where that is hopeless or has been tried for three days."""
+    last = claimed.attempts >= MOST_ATTEMPTS
+    event = StripeEvent.objects.filter(pk=claimed.event_id, state=StripeEvent.State.PENDING, attempts=claimed.attempts)
+    if for_good or last:
+        event.update(state=StripeEvent.State.PARKED, error_code=code, error=detail)
+        log.warning("Parked %s: %s", claimed.event_id, code)
+        return f"parked: {code}"
+    delay = RETRY_SECONDS[claimed.attempts - 1] * random.uniform(1 - JITTER, 1 + JITTER)
+    event.update(error_code=code, error=detail, next_attempt_at=now + timedelta(seconds=delay))
+    return f"failed: {code}, again in {delay:.0f} s"

@@ -1,0 +1,84 @@
+"""The only module that calls Stripe: with a timeout, a pinned API version, and errors of two kinds.
+
+Answers are plain dicts. The client does not retry: what is asked again, and when, is `inbox`'s to say.
+"""
+
+from functools import cache
+from typing import Any
+
+import stripe
+from django.conf import settings
+from django.utils.crypto import salted_hmac
+
+
+class StripeError(Exception):
+    """A call to Stripe failed. The message never holds what Stripe answered: that can be anything."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code, self.detail = code, detail
+        super().__init__(f"{code}: {detail}")
+
+
+class StripeUnavailable(StripeError):
+    """It may go well later: no answer, too many requests, an error of theirs, an answer that is not Stripe's."""
+
+
+class StripeRefused(StripeError):
+    """It will never go well as it was asked: no such object, a wrong parameter."""
+
+
+def fetch_subscription(subscription_id: str) -> dict[str, Any]:
+    """The subscription as it is now, with its latest invoice. Raises StripeUnavailable, StripeRefused."""
+    found = _call("get", f"/v1/subscriptions/{subscription_id}", expand=["latest_invoice"])
+    if found.get("object") != "subscription" or found.get("id") != subscription_id:
+        raise StripeUnavailable("unreadable_answer", "Stripe's answer is not the subscription that was asked for.")
+    return found
+
+
+def fetch_checkout_session(session_id: str) -> dict[str, Any]:
+    """The checkout session as it is now. Raises StripeUnavailable, StripeRefused."""
+    found = _call("get", f"/v1/checkout/sessions/{session_id}")
+    if found.get("object") != "checkout.session" or found.get("id") != session_id:
+        raise StripeUnavailable("unreadable_answer", "Stripe's answer is not the checkout session that was asked for.")
+    return found
+
+
+def create(path: str, *, idempotency_key: str, **params: Any) -> dict[str, Any]:
+    """Create an object under `path` ("/v1/customers"), once per `idempotency_key`. Raises StripeUnavailable, StripeRefused."""
+    return _call("post", path, idempotency_key=idempotency_key, **params)
+
+
+def _call(method: str, path: str, **params: Any) -> dict[str, Any]:
+    if not settings.STRIPE_SECRET_KEY:
+        raise StripeUnavailable("stripe_not_configured", "STRIPE_SECRET_KEY is not set.")
+    client = _client(settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE)
+    try:
+        answer = client.raw_request(method, path, **params).data
+    except (stripe.InvalidRequestError, stripe.IdempotencyError, stripe.CardError) as error:
+        raise StripeRefused(error.code or "refused", f"{method.upper()} {path}: {_reason(error)}") from None
+    except stripe.StripeError as error:  # 429, 5xx, 401 while a key is changed, no connection, not JSON
+        raise StripeUnavailable("stripe_unavailable", f"{method.upper()} {path}: {_reason(error)}") from None
+    if not isinstance(answer, dict):
+        raise StripeUnavailable("unreadable_answer", f"{method.upper()} {path}: not a JSON object.")
+    return answer
+
+
+def _reason(error: stripe.StripeError) -> str:
+    status = f"HTTP {error.http_status}" if error.http_status else "no answer"
+    return f"{type(error).__name__}, {status}, request {error.request_id or 'unknown'}"
+
+
+@cache
+def _client(api_key: str, base: str) -> stripe.StripeClient:
+    return stripe.StripeClient(
+        api_key,
+        stripe_version=settings.STRIPE_API_VERSION,
+        base_addresses={"api": base},
+        max_network_retries=0,
+        http_client=stripe.RequestsClient(timeout=settings.STRIPE_TIMEOUT_SECONDS),
+    )
+
+
+def key_for(*parts: object) -> str:
+    """An idempotency key that is the same for the same parts, and says nothing about them."""
+    return salted_hmac("stripe-idempotency", "|".join(map(str, parts)), algorithm="sha256").hexdigest()

@@ -1,0 +1,113 @@
+"""What a Stripe subscription means to us. Pure: a Stripe object in, the wanted state out.
+
+Two generations of shapes are read (STRIPE.md): periods on the items or on the subscription, `latest_invoice.status` or
+`.paid`. What is not known is refused: an unknown status never becomes service.
+
+A term is what has been *paid*: Stripe moves the period on when a renewal invoice is made, and its payment may still
+fail. So a period whose invoice is not paid counts up to where it begins.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from subscriptions.states import EndReason, Status
+
+
+class Unmappable(Exception):
+    """Nothing can be derived from this object, now or later, until somebody looks at it."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code, self.detail = code, detail
+        super().__init__(f"{code}: {detail}")
+
+
+STATUS_OF: dict[str, Status | None] = {
+    "trialing": Status.TRIAL,
+    "active": Status.ACTIVE,
+    "past_due": Status.GRACE,
+    "unpaid": Status.SUSPENDED,
+    "paused": Status.SUSPENDED,  # a trial that ended without a payment method
+    "canceled": Status.EXPIRED,
+    "incomplete": None,  # the first payment is awaited: nothing yet
+    "incomplete_expired": Status.EXPIRED,
+}
+
+# Invoices that pay for a period. Others (proration, manual) may be open without the period being unpaid.
+PAYS_FOR_A_PERIOD = frozenset({"subscription_create", "subscription_cycle", "subscription"})
+
+
+@dataclass(frozen=True)
+class Item:
+    price_id: str
+    quantity: int
+    period_start: datetime
+    period_end: datetime
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What Stripe says, in our words. `status` None: nothing yet."""
+
+    stripe_subscription_id: str
+    customer_id: str
+    status: Status | None
+    items: tuple[Item, ...]
+    period_is_paid: bool
+    started_at: datetime
+    cancels_at_term_end: bool
+    ended_at: datetime | None
+    end_reason: EndReason
+
+    def term(self, item: Item) -> tuple[datetime, datetime]:
+        """The paid term, by the item that sells the plan. Empty if nothing has been paid."""
+        if self.period_is_paid:
+            return item.period_start, item.period_end
+        return min(self.started_at, item.period_start), item.period_start
+
+
+def wanted(subscription: dict[str, Any]) -> Wanted:
+    """Raises Unmappable for an unknown status, and for an object that lacks what every subscription has."""
+    stripe_status = subscription.get("status")
+    if stripe_status not in STATUS_OF:
+        raise Unmappable("unknown_status", f"Stripe says {str(stripe_status)[:40]!r}, which we do not know.")
+    status = STATUS_OF[stripe_status]
+    try:
+        return Wanted(
+            stripe_subscription_id=subscription["id"],
+            customer_id=_id(subscription.get("customer")),
+            status=status,
+            items=tuple(_item(item, subscription) for item in subscription["items"]["data"]),
+            period_is_paid=status in (Status.TRIAL, Status.SUSPENDED) or _is_paid(subscription.get("latest_invoice")),
+            started_at=_time(subscription.get("start_date") or subscription["created"]),
+            cancels_at_term_end=bool(subscription.get("cancel_at_period_end") or subscription.get("cancel_at")),
+            ended_at=_time(subscription["ended_at"]) if subscription.get("ended_at") else None,
+            end_reason=EndReason.NEVER_PAID if stripe_status == "incomplete_expired" else EndReason.CANCELLED,
+        )
+    except (KeyError, TypeError, ValueError, OverflowError, OSError, AttributeError):
+        raise Unmappable("unreadable_subscription", "The object lacks what every subscription has.") from None
+
+
+def _item(item: dict[str, Any], subscription: dict[str, Any]) -> Item:
+    start = item.get("current_period_start") or subscription["current_period_start"]
+    end = item.get("current_period_end") or subscription["current_period_end"]
+    price = item.get("price") or item["plan"]
+    quantity = item.get("quantity")
+    return Item(_id(price), 1 if quantity is None else int(quantity), _time(start), _time(end))
+
+
+def _is_paid(invoice: Any) -> bool:
+    if not isinstance(invoice, dict):  # none was made, or it was not expanded: the status says what there is to know
+        return True
+    if invoice.get("billing_reason") not in PAYS_FOR_A_PERIOD:
+        return True
+    return invoice.get("status") == "paid" or invoice.get("paid") is True
+
+
+def _id(reference: Any) -> str:
+    value = reference.get("id") if isinstance(reference, dict) else reference
+    return value if isinstance(value, str) else ""
+
+
+def _time(seconds: Any) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,27 @@
+"""The workers' side of the inbox."""
+
+import logging
+
+from celery import current_app, shared_task
+from django.conf import settings
+from django.utils import timezone
+
+from webhooks import inbox, poke
+
+log = logging.getLogger(__name__)
+
+
+@shared_task
+def drain_inbox() -> None:
+    """Apply what is due. Poked after an intake; several may run at once."""
+    for event_id, outcome in inbox.drain(now=timezone.now):
+        log.info("%s: %s", event_id, outcome)
+    if wait := inbox.seconds_to_next(now=timezone.now(), within=settings.INBOX_SWEEP_SECONDS):
+        drain_inbox.apply_async(countdown=wait, expires=settings.INBOX_SWEEP_SECONDS)
+
+
+@shared_task
+def sweep_inbox() -> None:
+    """Find what no poke announced: it was lost, a worker died, or a retry is due."""
+    for _ in range(min(inbox.due(now=timezone.now()), poke.MOST_AT_ONCE)):
+        current_app.send_task(drain_inbox.name)
