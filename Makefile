@@ -16,6 +16,10 @@ demo: packages-local ## the whole service on this machine until Ctrl-C; pages on
 demo-reset: packages-local ## delete the demo's data
 	@exec $(BIN)/python -m billing_site.local demo-reset
 
+manage: packages-local ## a command beside the running demo: make manage RUN="advance_subscriptions --help"
+	@test -f .local/demo/env || { echo "Start the demo first: make demo" >&2; exit 1; }
+	@set -a; . ./.local/demo/env; exec $(BIN)/python manage.py $(RUN)
+
 test: lint types ## everything that has to pass: lint, types, migrations, checks, tests; ARGS go to pytest
 	@$(WITH_SERVERS) sh -ec '\
 		python manage.py makemigrations --check --dry-run; \
@@ -50,4 +54,4 @@ packages-%:
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@exec $(PYTHON) billing_site/local/bootstrap.py $*
 
-.PHONY: help demo demo-reset test lint types format bench lock clean
+.PHONY: help demo demo-reset manage test lint types format bench lock clean

@@ -87,6 +87,11 @@ INBOX_SWEEP_SECONDS = read("INBOX_SWEEP_SECONDS", env.float, 15.0, valid=positiv
 INBOX_LEASE_SECONDS = read("INBOX_LEASE_SECONDS", env.float, 60.0, valid=positive)
 CHECKOUT_ALLOWED_HOSTS = read("CHECKOUT_ALLOWED_HOSTS", words, [])
 
+# Where the demo's other pages are; set by `make demo`.
+DEMO_URL = read("DEMO_URL", env.str, "")
+DEMO_MAIL_URL = read("DEMO_MAIL_URL", env.str, "")
+DEMO_STRIPE_URL = read("DEMO_STRIPE_URL", env.str, "")
+
 # --- Django ---------------------------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
@@ -204,7 +209,8 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
 CELERY_REDBEAT_REDIS_URL = REDIS_URL
-CELERY_REDBEAT_LOCK_TIMEOUT = 15
+CELERY_BEAT_MAX_LOOP_INTERVAL = 5
+CELERY_REDBEAT_LOCK_TIMEOUT = 30  # seconds until a second beat takes over from one that died; renewed every loop
 
 # --- API ------------------------------------------------------------------------------------------------------------
 

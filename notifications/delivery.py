@@ -49,7 +49,7 @@ def deliver(*, now: datetime, limit: int = 500) -> Iterator[Notice]:
 
 def resend(notices: list[int], *, now: datetime) -> int:
     """Make failed or cancelled notices due again; the number found. One that is no longer true is cancelled again."""
-    again = Notice.objects.filter(pk__in=notices).exclude(state=Notice.State.SENT)
+    again = Notice.objects.filter(pk__in=notices, state__in=(Notice.State.FAILED, Notice.State.CANCELLED))
     return again.update(state=Notice.State.PENDING, attempts=0, next_attempt_at=now, error="")
 
 
@@ -60,14 +60,29 @@ def _claim(now: datetime) -> Notice | None:
     return Notice.objects.select_related("tenant", "subscription__plan", "subscription__price").get(pk=row[0]) if row else None
 
 
-def _deliver(notice: Notice, mailer: BaseEmailBackend, now: datetime) -> None:
+def outlook(*, now: datetime) -> Iterator[Notice]:
+    """What `deliver` would do with each notice that is due, as far as that can be known before asking the mail server."""
+    due = Notice.objects.filter(state=Notice.State.PENDING, next_attempt_at__lte=now).order_by("next_attempt_at", "id")
+    for notice in due.select_related("tenant", "subscription__plan", "subscription__price").iterator():
+        notice.state, notice.error = _unsendable(notice, now) or (Notice.State.SENT, "")
+        yield notice
+
+
+def _unsendable(notice: Notice, now: datetime) -> tuple[Notice.State, str] | None:
+    """What becomes of a notice that is not worth sending, or cannot be; None if it should go out."""
     kind = KINDS.get(notice.kind)
     if kind is None or not kind.still_true(notice.subscription, notice.anchor, now):
-        return _set(notice, Notice.State.CANCELLED)
+        return Notice.State.CANCELLED, ""
     if _more_urgent_exists(notice):
-        return _set(notice, Notice.State.SUPERSEDED)
+        return Notice.State.SUPERSEDED, ""
     if not notice.tenant.email:
-        return _set(notice, Notice.State.FAILED, error="The tenant has no address.")
+        return Notice.State.FAILED, "The tenant has no address."
+    return None
+
+
+def _deliver(notice: Notice, mailer: BaseEmailBackend, now: datetime) -> None:
+    if end := _unsendable(notice, now):
+        return _set(notice, end[0], error=end[1])
     try:
         mailer.open()
         mailer.send_messages([message(notice)])

@@ -16,6 +16,7 @@ def schedule_notices() -> None:
     now = timezone.now()
     if made := read_audit(now=now) + pass_milestones(now=now):
         log.info("%d notices to send.", made)
+        deliver_notices.delay()
 
 
 @shared_task

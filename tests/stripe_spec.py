@@ -225,6 +225,7 @@ def _leaf_misfits(schema: Any, kind: str | None, value: Any, path: str) -> Itera
     if not re.fullmatch(pattern, text):
         yield f"{path} must be a {kind}, not {text!r}"
     if "enum" in schema and text not in schema["enum"]:
-        yield f"{path} must be one of {', '.join(map(str, schema['enum']))}, not {text!r}"
+        known = ", ".join(map(str, schema["enum"][-12:]))
+        yield f"{path} must be one of {known}, not {text!r}"
     if "maxLength" in schema and len(text) > schema["maxLength"]:
         yield f"{path} is longer than {schema['maxLength']}"

@@ -3,6 +3,7 @@
 Every answer and every event that appears in this file is held to Stripe's own OpenAPI document.
 """
 
+import base64
 import hashlib
 import hmac
 import json
@@ -18,7 +19,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -31,49 +31,10 @@ from tests.stripe_sandbox.calls import ROUTES
 from tests.stripe_sandbox.client import Sandbox, SandboxError
 from tests.stripe_sandbox.params import names
 from tests.stripe_sandbox.periods import add_interval, next_end
+from tests.stripe_sandbox.receiver import Receiver
 
 SECRET = "whsec_of_the_tests"
 DAY = 86_400
-
-
-class Receiver:
-    """A webhook endpoint that remembers what it got and answers what it is told to."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.answers: list[int] = []  # the next answers; 200 when there are none
-        self.answer_after = threading.Event()
-        self.answer_after.set()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.got.append(({key.lower(): value for key, value in self.headers.items()}, body))
-                status = receiver.answers.pop(0) if receiver.answers else 200
-                receiver.answer_after.wait(10)
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: Any) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/webhook/stripe"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(body) for _, body in self.got]
-
-    @property
-    def types(self) -> list[str]:
-        return [event["type"] for event in self.events]
-
-    def forget(self) -> None:
-        self.got.clear()
-        self.answers.clear()
-        self.answer_after.set()
 
 
 class Stripe:
@@ -84,13 +45,17 @@ class Stripe:
         self.called: set[tuple[str, str]] = set()
 
     def __call__(self, method: str, path: str, *, headers: dict[str, str] | None = None, **params: Any) -> Any:
-        self.called |= {(route.method, route.path) for route in ROUTES if route.pattern.match(path) and route.method == method}
+        self.called |= {
+            (route.method, route.path) for route in ROUTES if route.pattern.match(path) and route.method == method
+        }
         try:
             body = self.sandbox.api(method, path, headers=headers, **params)
         except SandboxError as error:
             stripe_spec.validate_response(method, path, error.status, error.body)
             raise
-        stripe_spec.validate_request(method, path, {key: "" if value is None else value for key, value in params.items()})
+        stripe_spec.validate_request(
+            method, path, {key: "" if value is None else value for key, value in params.items()}
+        )
         stripe_spec.validate_response(method, path, 200, body)
         return body
 
@@ -108,7 +73,13 @@ class Stripe:
         product = self("POST", "/v1/products", name="Termkeeper Standard")
         recurring = {"interval": interval}
         return self(
-            "POST", "/v1/prices", product=product["id"], currency="eur", unit_amount=amount, recurring=recurring, **given
+            "POST",
+            "/v1/prices",
+            product=product["id"],
+            currency="eur",
+            unit_amount=amount,
+            recurring=recurring,
+            **given,
         )
 
     def subscription(self, customer: str | None = None, **given: Any) -> Any:
@@ -126,8 +97,7 @@ class Stripe:
 def receiver() -> Iterator[Receiver]:
     receiver = Receiver()
     yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
+    receiver.stop()
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +210,7 @@ def test_every_route_answers_in_the_shape_that_stripe_publishes(api: Stripe, san
     assert (done["status"], done["payment_status"]) == ("complete", "paid")
     assert done["subscription"]["metadata"] == {"tenant": "7"}
     assert len(api("GET", "/v1/checkout/sessions", customer=customer["id"], status="complete")["data"]) == 1
-    given = {"line_items": [{"price": price["id"]}], "success_url": "https://portal.test/done"}
+    given: dict[str, Any] = {"line_items": [{"price": price["id"]}], "success_url": "https://portal.test/done"}
     another = api("POST", "/v1/checkout/sessions", mode="subscription", **given)
     assert api("POST", f"/v1/checkout/sessions/{another['id']}/expire")["status"] == "expired"
     portal = api("POST", "/v1/billing_portal/sessions", customer=customer["id"], return_url="https://portal.test/")
@@ -295,6 +265,28 @@ def test_the_official_client_reads_subscriptions_and_their_items(api: Stripe, sa
     assert [subscription.id for subscription in page.auto_paging_iter()] == [made["id"]]
 
 
+def test_the_check_against_the_document_refuses_old_shapes_and_foreign_parameters(api: Stripe) -> None:
+    subscription = api.subscription()
+    path = f"/v1/subscriptions/{subscription['id']}"
+    for change, complaint in (
+        ({"current_period_end": 1}, "current_period_end"),
+        ({"status": "hibernating"}, "status: 'hibernating' is not one of"),
+        ({"customer": 7}, "customer"),
+        ({"items": None}, "items"),
+    ):
+        with pytest.raises(AssertionError, match=complaint):
+            stripe_spec.validate_response("GET", path, 200, subscription | change)
+    del subscription["items"]["data"][0]["current_period_end"]
+    with pytest.raises(AssertionError, match=r"items.data\[0\]: 'current_period_end' is a required property"):
+        stripe_spec.validate_response("GET", path, 200, subscription)
+    with pytest.raises(AssertionError, match=r"subscription_data\[cancel_at\] is not a parameter"):
+        stripe_spec.validate_request("POST", "/v1/checkout/sessions", {"subscription_data": {"cancel_at": 1}})
+    with pytest.raises(AssertionError, match="limit must be a integer"):
+        stripe_spec.validate_request("GET", "/v1/events", {"limit": "ten"})
+    with pytest.raises(AssertionError, match="Stripe publishes no"):
+        stripe_spec.validate_response("GET", "/v1/unicorns", 200, {})
+
+
 # asking wrongly
 
 
@@ -328,7 +320,7 @@ def test_what_does_not_exist_is_404_resource_missing(api: Stripe) -> None:
 def test_a_wrong_or_missing_key_is_401_and_basic_auth_works(api: Stripe, sandbox: Sandbox) -> None:
     assert api.refused("GET", "/v1/account", headers={"Authorization": "Bearer sk_test_wrong"})[0] == 401
     assert api.refused("GET", "/v1/account", headers={"Authorization": ""})[0] == 401
-    basic = "Basic " + __import__("base64").b64encode(f"{sandbox.api_key}:".encode()).decode()
+    basic = "Basic " + base64.b64encode(f"{sandbox.api_key}:".encode()).decode()
     assert api("GET", "/v1/account", headers={"Authorization": basic})["object"] == "account"
 
 
@@ -421,7 +413,9 @@ def test_periods_keep_the_day_of_their_anchor() -> None:
 
 
 def test_a_first_payment_makes_the_subscription_active(api: Stripe, sandbox: Sandbox) -> None:
-    subscription = api.subscription(payment_behavior="default_incomplete", expand=["latest_invoice.confirmation_secret"])
+    subscription = api.subscription(
+        payment_behavior="default_incomplete", expand=["latest_invoice.confirmation_secret"]
+    )
     assert subscription["status"] == "incomplete"
     assert subscription["latest_invoice"]["status"] == "open"
     assert subscription["latest_invoice"]["confirmation_secret"]["type"] == "payment_intent"
@@ -547,7 +541,9 @@ def test_items_change_quantity_price_and_number(api: Stripe) -> None:
     assert {line["current_period_end"] for line in changed["items"]["data"]} == {period(subscription)[1]}
     removed = api("POST", path, items=[{"id": item, "deleted": True}], proration_behavior="none")
     assert [line["price"]["id"] for line in removed["items"]["data"]] == [extra]
-    yearly = api("POST", path, items=[{"id": removed["items"]["data"][0]["id"], "price": api.price(9900, "year")["id"]}])
+    yearly = api(
+        "POST", path, items=[{"id": removed["items"]["data"][0]["id"], "price": api.price(9900, "year")["id"]}]
+    )
     assert period(yearly)[1] - period(yearly)[0] >= 365 * DAY
     assert api("GET", f"/v1/invoices/{yearly['latest_invoice']}")["billing_reason"] == "subscription_update"
 
@@ -646,7 +642,12 @@ def test_a_caller_pinned_to_an_old_version_sees_the_old_shape(api: Stripe, sandb
 def test_events_arrive_signed_with_the_secret(api: Stripe, sandbox: Sandbox, receiver: Receiver) -> None:
     api.subscription()
     sandbox.wait_quiet()
-    assert sorted(receiver.types) == ["customer.subscription.created", "invoice.paid", "invoice.payment_succeeded"]
+    assert sorted(receiver.types) == [
+        "customer.subscription.created",
+        "customer.subscription.updated",
+        "invoice.paid",
+        "invoice.payment_succeeded",
+    ]
     for headers, body in receiver.got:
         assert good(headers, body)
         assert stripe.Webhook.construct_event(body, headers["stripe-signature"], SECRET).object == "event"
@@ -657,18 +658,31 @@ def test_events_arrive_signed_with_the_secret(api: Stripe, sandbox: Sandbox, rec
 def test_registered_endpoints_get_what_they_asked_for_with_their_own_secret(
     api: Stripe, sandbox: Sandbox, receiver: Receiver
 ) -> None:
-    made = api("POST", "/v1/webhook_endpoints", url=f"{receiver.url}/2", enabled_events=["invoice.paid"], api_version=None)
+    made = api("POST", "/v1/webhook_endpoints", url=f"{receiver.url}/2", enabled_events=["invoice.paid"])
     api.subscription()
     sandbox.wait_quiet()
     theirs = [(headers, body) for headers, body in receiver.got if good(headers, body, made["secret"])]
     assert [json.loads(body)["type"] for _, body in theirs] == ["invoice.paid"]
-    assert len(receiver.got) == 4
+    assert len(receiver.got) == 5
 
 
-def test_a_refused_delivery_is_tried_again_with_the_same_body(api: Stripe, sandbox: Sandbox, receiver: Receiver) -> None:
+def test_an_endpoint_pinned_to_an_old_version_gets_old_shapes(
+    api: Stripe, sandbox: Sandbox, receiver: Receiver
+) -> None:
+    given: dict[str, Any] = {"enabled_events": ["invoice.paid"], "api_version": "2024-06-20"}
+    made = api("POST", "/v1/webhook_endpoints", url=receiver.url, **given)
+    api.subscription()
+    sandbox.wait_quiet()
+    (old,) = [json.loads(body) for headers, body in receiver.got if good(headers, body, made["secret"])]
+    assert old["data"]["object"]["subscription"].startswith("sub_")
+    assert "parent" not in old["data"]["object"]
+
+
+def test_a_refused_delivery_is_tried_again_with_the_same_body(
+    api: Stripe, sandbox: Sandbox, receiver: Receiver
+) -> None:
     sandbox.knobs(deliver=False, retry=[0, 0, 0])
     invoice = api.subscription()["latest_invoice"]
-    sandbox.reset_queue = None  # type: ignore[attr-defined]
     sandbox.flush()
     receiver.forget()
     receiver.answers = [500, 503]
@@ -683,7 +697,7 @@ def test_retries_end_where_the_schedule_ends(api: Stripe, sandbox: Sandbox, rece
     receiver.answers = [500] * 50
     api.subscription()
     sandbox.wait_quiet()
-    assert len(receiver.got) == 6
+    assert len(receiver.got) == 8
 
 
 def test_duplicates_arrive_at_the_same_moment(api: Stripe, sandbox: Sandbox, receiver: Receiver) -> None:
@@ -704,9 +718,9 @@ def test_held_deliveries_wait_for_a_flush(api: Stripe, sandbox: Sandbox, receive
     api.subscription()
     sandbox.wait_quiet()
     assert receiver.got == []
-    assert sandbox.health()["deliveries"]["held"] == 3
+    assert sandbox.health()["deliveries"]["held"] == 4
     sandbox.flush()
-    assert len(receiver.got) == 3
+    assert len(receiver.got) == 4
 
 
 def test_held_deliveries_go_when_delivering_is_on_again(api: Stripe, sandbox: Sandbox, receiver: Receiver) -> None:
@@ -714,7 +728,7 @@ def test_held_deliveries_go_when_delivering_is_on_again(api: Stripe, sandbox: Sa
     api.subscription()
     sandbox.knobs()
     sandbox.wait_quiet()
-    assert len(receiver.got) == 3
+    assert len(receiver.got) == 4
 
 
 def test_a_delay_holds_a_delivery_back_without_holding_up_the_answer(
@@ -725,7 +739,7 @@ def test_a_delay_holds_a_delivery_back_without_holding_up_the_answer(
     api.subscription()
     assert receiver.got == []
     sandbox.wait_quiet()
-    assert len(receiver.got) == 3
+    assert len(receiver.got) == 4
     assert time.monotonic() - began >= 0.3
 
 
@@ -735,7 +749,7 @@ def test_reordering_shuffles_a_batch_the_same_way_for_the_same_seed(
     def order(seed: int) -> list[str]:
         sandbox.reset()
         receiver.forget()
-        sandbox.knobs(reorder=6, seed=seed)
+        sandbox.knobs(reorder=7, seed=seed)
         subscription = api.subscription()
         sandbox.pay(subscription["id"])
         sandbox.wait_quiet()
@@ -743,8 +757,8 @@ def test_reordering_shuffles_a_batch_the_same_way_for_the_same_seed(
         return [str(sent.index(event["id"])) for event in receiver.events]
 
     first = order(1)
-    assert sorted(first) == list("012345")
-    assert first != list("012345")
+    assert sorted(first) == list("0123456")
+    assert first != list("0123456")
     assert order(1) == first
 
 
@@ -813,7 +827,9 @@ def test_faults_answer_as_told_and_then_end(api: Stripe, sandbox: Sandbox) -> No
 
 def test_a_hanging_answer_outlasts_the_callers_timeout(api: Stripe, sandbox: Sandbox) -> None:
     sandbox.knobs(errors=[{"path_prefix": "/v1/account", "hang_seconds": 30}])
-    request = urllib.request.Request(f"{sandbox.url}/v1/account", headers={"Authorization": f"Bearer {sandbox.api_key}"})
+    request = urllib.request.Request(
+        f"{sandbox.url}/v1/account", headers={"Authorization": f"Bearer {sandbox.api_key}"}
+    )
     with pytest.raises(TimeoutError):
         urllib.request.urlopen(request, timeout=0.2)
     assert api("GET", "/v1/account")["object"] == "account"
@@ -917,7 +933,7 @@ def test_a_kill_loses_nothing_and_undelivered_events_go_out_after_the_restart(
         assert receiver.got == []
         second.knobs()
         second.wait_quiet()
-        assert len(receiver.got) == 9
+        assert len(receiver.got) == 12
 
 
 def test_a_taken_port_is_one_line_and_exit_1() -> None:
@@ -936,11 +952,12 @@ def test_a_signal_ends_it_promptly_and_cleanly_even_while_an_answer_hangs(how: s
     sandbox = Sandbox.spawn()
     assert sandbox.process is not None
     sandbox.knobs(errors=[{"path_prefix": "/v1/account", "hang_seconds": 60}])
-    caller = threading.Thread(target=lambda: pytest.raises(Exception, sandbox.api, "GET", "/v1/account"), daemon=True)
-    caller.start()
-    _until(lambda: sandbox.control("GET", "/knobs")["errors"] == [])
-    os.kill(sandbox.process.pid, how)
-    assert sandbox.process.wait(timeout=3) == 0
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(sandbox.api, "GET", "/v1/account")
+        _until(lambda: sandbox.control("GET", "/knobs")["errors"] == [])
+        os.kill(sandbox.process.pid, how)
+        assert sandbox.process.wait(timeout=3) == 0
+        assert isinstance(asked.exception(timeout=3), OSError)
     sandbox.stop()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 MARK = "TERMKEEPER_LOCAL_SERVICE"
 """Environment variable that every child inherits; its value names the directory it works for."""

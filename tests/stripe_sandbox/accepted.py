@@ -17,10 +17,8 @@ INTERVALS = ("day", "week", "month", "year")
 STATUSES = ("active", "canceled", "incomplete", "incomplete_expired", "past_due", "paused", "trialing", "unpaid")
 PRORATION = Text(("always_invoice", "create_prorations", "none"))
 COLLECTION = Text(("charge_automatically", "send_invoice"))
-RECURRING = Group(
-    {"interval": Text(INTERVALS), "interval_count": Whole(least=1), "usage_type": Text(("licensed",))},
-    required=("interval",),
-)
+EVERY: dict[str, Shape] = {"interval": Text(INTERVALS), "interval_count": Whole(least=1)}
+RECURRING = Group(EVERY | {"usage_type": Text(("licensed",))}, required=("interval",))
 ADDRESS = Group(dict.fromkeys(("city", "country", "line1", "line2", "postal_code", "state"), TEXT))
 
 # customers
@@ -65,7 +63,7 @@ _DEFAULT_PRICE = Group(
     META
     | {
         "currency": TEXT,
-        "recurring": RECURRING,
+        "recurring": Group(EVERY, required=("interval",)),
         "tax_behavior": Text(("exclusive", "inclusive", "unspecified")),
         "unit_amount": COUNT,
     },

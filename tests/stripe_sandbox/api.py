@@ -137,4 +137,4 @@ def _authenticate(world: World, request: Request) -> None:
 
 
 def _dump(body: Obj) -> bytes:
-    return json.dumps(body, indent=2, ensure_ascii=False).encode()
+    return json.dumps(body, ensure_ascii=False).encode()

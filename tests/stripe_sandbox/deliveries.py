@@ -221,13 +221,14 @@ class Deliveries:
             url, secret = endpoint["url"], endpoint["_secret"]
             if is_old(endpoint["api_version"]) and not is_old(event["api_version"]):
                 event = downgraded_event(copy.deepcopy(event), endpoint["api_version"])
-        body = json.dumps(event, indent=2, ensure_ascii=False).encode()
+        body = json.dumps(event, ensure_ascii=False).encode()
         return Letter(url, secret, body, event["type"], str(event["data"]["object"].get("id")))
 
     def _post(self, errand: Errand, letter: Letter, epoch: int, *, copy_: int) -> bool:
         world = self._world
         with world.lock:
-            corrupt, knobs = world.dice.random() < world.knobs.corrupt, world.knobs
+            knobs = world.knobs
+            corrupt = knobs.corrupt > 0 and world.dice.random() < knobs.corrupt
         began = time.monotonic()
         secret = letter.secret + "-not" if corrupt else letter.secret
         signature = sign(letter.body, secret, at=int(time.time()) + knobs.timestamp_offset)

@@ -57,6 +57,7 @@ def draw_up(
     if total > 0:
         _open_payment(world, invoice, now=now)
     subscription["latest_invoice"] = invoice_id
+    subscription.setdefault("_invoices", []).append(invoice_id)
     return world.put(invoice)
 
 
@@ -109,11 +110,9 @@ def payments_of(world: World, invoice_id: str) -> list[Obj]:
 
 def unpaid_of(world: World, subscription_id: str) -> list[Obj]:
     """Open invoices of a subscription, oldest first."""
-    return [
-        invoice
-        for invoice in world.store.all("invoice").values()
-        if invoice["status"] in ("draft", "open") and subscription_of(invoice) == subscription_id
-    ]
+    own = world.need("subscription", subscription_id).get("_invoices", [])
+    invoices = [world.need("invoice", invoice_id) for invoice_id in own]
+    return [invoice for invoice in invoices if invoice["status"] in ("draft", "open")]
 
 
 def subscription_of(invoice: Obj) -> str | None:

@@ -119,7 +119,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault is not None:
             if fault.hang_seconds > 0:
                 self.server.stopping.wait(fault.hang_seconds)
-            answer = None if fault.close else _faulty(fault) if fault.status else answer
+            gone = fault.close or self.server.stopping.is_set()
+            answer = None if gone else _faulty(fault) if fault.status else answer
         world.requests.append(
             {
                 "at": round(time.time(), 3),

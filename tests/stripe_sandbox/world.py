@@ -4,7 +4,7 @@ Whoever changes anything does so inside ``changing()``: when the outermost block
 events are on their way. Nothing below asks the clock: edges read ``now()`` once and pass it on.
 """
 
-import copy
+import json
 import random
 import threading
 import time
@@ -145,6 +145,7 @@ class World:
             self.requests.clear()
             self.deliveries.forget()
             self.knobs, self.dice, self.clock_offset = Knobs(), random.Random(0), 0
+        self.deliveries.wait_quiet(5)  # for attempts under way: what arrives after this is of the new world
 
     def _keep_settings(self) -> None:
         self.store.put("setting", {"id": "knobs", "value": self.knobs.plain()})
@@ -160,8 +161,9 @@ class World:
 
 
 def public(obj: Obj) -> Obj:
-    """A copy without what is ours."""
-    return {key: copy.deepcopy(value) for key, value in obj.items() if not key.startswith("_")}
+    """A copy without what is ours. Through JSON, which all of it is: several times faster than deepcopy."""
+    copied: Obj = json.loads(json.dumps({key: value for key, value in obj.items() if not key.startswith("_")}))
+    return copied
 
 
 def what_was(before: Obj, after: Obj) -> Obj:

@@ -1,0 +1,224 @@
+"""Tenants, their people, plans, and subscriptions with their history."""
+
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.models import Group, User
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.decorators import display
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+
+from billing_site.admin.views import BADGES, Found, ReadOnly, ReadOnlyRows, link, when
+from notifications.models import Notice
+from subscriptions.lifecycle import next_step
+from subscriptions.models import AuditEntry, Member, Plan, PlanPrice, Subscription, Tenant
+from webhooks.models import StripeEvent, StripeLink
+
+admin.site.unregister([User, Group])
+
+
+@admin.register(User)
+class StaffAdmin(UserAdmin, ModelAdmin):
+    form = UserChangeForm
+    add_form = UserCreationForm
+    change_password_form = AdminPasswordChangeForm
+
+
+@admin.register(Group)
+class StaffGroupAdmin(GroupAdmin, ModelAdmin):
+    pass
+
+
+class MemberRows(TabularInline):
+    model = Member
+    extra = 0
+    autocomplete_fields = ("user",)
+    tab = True
+
+
+class SubscriptionRows(ReadOnlyRows):
+    model = Subscription
+    fields = readonly_fields = ("found", "type", "state", "plan", "term_end", "next_change")  # type: ignore[assignment]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Subscription]:
+        return super().get_queryset(request).select_related("plan")
+
+    @display(description="Subscription")
+    def found(self, subscription: Subscription) -> str:
+        return link(subscription)
+
+    @display(description="Status", label=BADGES)
+    def state(self, subscription: Subscription) -> str:
+        return subscription.status
+
+    @display(description="Next, by itself")
+    def next_change(self, subscription: Subscription) -> str:
+        return what_comes(subscription)
+
+
+@admin.register(Tenant)
+class TenantAdmin(Found):
+    list_display = ("name", "slug", "billing_email", "created_at")
+    search_fields = ("name", "slug", "billing_email", "contact_email")
+    readonly_fields = ("created_at",)
+    inlines = (SubscriptionRows, MemberRows)
+    prepopulated_fields: ClassVar = {"slug": ("name",)}
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        return ("created_at", "slug") if obj else ("created_at",)
+
+    def get_prepopulated_fields(self, request: HttpRequest, obj: Any = None) -> dict[str, Any]:
+        return {} if obj else self.prepopulated_fields
+
+
+class PriceRows(TabularInline):
+    """Prices are added, never rewritten: subscriptions were sold at them."""
+
+    model = PlanPrice
+    extra = 0
+    can_delete = False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Plan)
+class PlanAdmin(Found):
+    list_display = ("name", "code", "type", "grace_days", "suspension_days", "is_sold")
+    list_filter = ("type", "is_sold")
+    search_fields = ("name", "code")
+    inlines = (PriceRows,)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        return ("code", "type") if obj else ()
+
+
+class AuditRows(ReadOnlyRows):
+    model = AuditEntry
+    verbose_name_plural = "Audit trail"
+    fields = readonly_fields = ("effective", "what", "who", "source", "why", "changed")  # type: ignore[assignment]
+    ordering = ("-id",)
+    tab = False
+
+    @display(description="Effective (UTC)")
+    def effective(self, entry: AuditEntry) -> str:
+        return when(entry.effective_at)
+
+    @display(description="What")
+    def what(self, entry: AuditEntry) -> str:
+        return entry.get_action_display()
+
+    @display(description="Who")
+    def who(self, entry: AuditEntry) -> str:
+        return entry.actor
+
+    @display(description="Source")
+    def source(self, entry: AuditEntry) -> str:
+        return source_link(entry)
+
+    @display(description="Why")
+    def why(self, entry: AuditEntry) -> str:
+        return entry.reason or "–"
+
+    @display(description="Changes")
+    def changed(self, entry: AuditEntry) -> str:
+        return changes(entry)
+
+
+class NoticeRows(ReadOnlyRows):
+    model = Notice
+    fields = readonly_fields = ("kind", "anchor", "state", "sent_at", "recipients", "error")  # type: ignore[assignment]
+    ordering = ("-id",)
+
+
+@admin.register(Subscription)
+class SubscriptionAdmin(ReadOnly, Found):
+    list_display = ("number", "of_tenant", "type", "state", "plan", "ends", "next_change")
+    list_filter = ("status", "type", "plan", "on_hold", "cancel_at_term_end")
+    search_fields = ("number", "tenant__name", "tenant__slug", "stripe_link__stripe_subscription_id")
+    search_help_text = "Number, tenant, or Stripe subscription id"
+    list_select_related = ("tenant", "plan")
+    inlines = (AuditRows, NoticeRows)
+    fieldsets = (
+        (None, {"fields": ("number", "of_tenant", "parent", "type", "state", "plan", "price")}),
+        ("Term (UTC)", {"fields": ("term_start", "term_end", "grace_end", "suspension_end", "next_change")}),
+        ("More", {"fields": ("auto_renews", "cancel_at_term_end", "on_hold", "ended_at", "end_reason", "at_stripe")}),
+    )
+    readonly_fields = ("of_tenant", "state", "next_change", "at_stripe")
+
+    @display(description="Tenant", ordering="tenant__name")
+    def of_tenant(self, subscription: Subscription) -> str:
+        return link(subscription.tenant)
+
+    @display(description="Status", ordering="status", label=BADGES)
+    def state(self, subscription: Subscription) -> str:
+        return subscription.status
+
+    @display(description="Term ends (UTC)", ordering="term_end")
+    def ends(self, subscription: Subscription) -> str:
+        return when(subscription.term_end)
+
+    @display(description="Next, by itself", ordering="next_deadline")
+    def next_change(self, subscription: Subscription) -> str:
+        return what_comes(subscription)
+
+    @display(description="At Stripe")
+    def at_stripe(self, subscription: Subscription) -> str:
+        return link(StripeLink.objects.filter(subscription=subscription).first())
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(ReadOnly, Found):
+    list_display = ("effective", "of_subscription", "of_tenant", "action", "actor", "source", "reason")
+    list_filter = ("action",)
+    search_fields = ("subscription__number", "source_id", "actor")
+    search_help_text = "Subscription number, source (event id), or actor"
+    list_select_related = ("subscription", "tenant")
+    ordering = ("-id",)
+    fields = readonly_fields = (
+        "of_subscription", "of_tenant", "version", "action", "effective_at", "recorded_at", "actor", "source", "reason", "changed",
+    )  # fmt: skip
+
+    @display(description="Effective (UTC)")
+    def effective(self, entry: AuditEntry) -> str:
+        return when(entry.effective_at)
+
+    @display(description="Subscription")
+    def of_subscription(self, entry: AuditEntry) -> str:
+        return link(entry.subscription)
+
+    @display(description="Tenant")
+    def of_tenant(self, entry: AuditEntry) -> str:
+        return link(entry.tenant)
+
+    @display(description="Source")
+    def source(self, entry: AuditEntry) -> str:
+        return source_link(entry)
+
+    @display(description="Changes")
+    def changed(self, entry: AuditEntry) -> str:
+        return changes(entry)
+
+
+def what_comes(subscription: Subscription) -> str:
+    step = next_step(subscription)
+    return f"{step.status} on {when(step.at)}" if step else "–"
+
+
+def source_link(entry: AuditEntry) -> str:
+    """A Stripe event's own page, where the source is one; a replay belongs to the event it repeats."""
+    event_id = entry.source_id.partition("~")[0]
+    return link(StripeEvent(pk=event_id), entry.source_id) if event_id.startswith("evt_") else entry.source_id or "–"
+
+
+def changes(entry: AuditEntry) -> str:
+    rows = ((column, _shown(before), _shown(after)) for column, (before, after) in entry.changes.items())
+    return format_html("{}", format_html_join("", "<div><b>{}</b>: {} → {}</div>", rows))
+
+
+def _shown(value: object) -> str:
+    return "–" if value in (None, "") else str(value).replace("+00:00", " UTC").replace("T", " ")

@@ -1,0 +1,61 @@
+"""What the pages of the back office share."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db.models import Model
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.paginator import InfinitePaginator
+
+BADGES = {
+    "ACTIVE": "success", "DONE": "success", "SENT": "success", "TRIAL": "info", "PENDING": "info", "GRACE": "warning",
+    "SUSPENDED": "danger", "PARKED": "danger", "FAILED": "danger",
+}  # fmt: skip
+
+
+class Found(ModelAdmin):
+    """Lists that stay fast however long they grow: pages are not counted."""
+
+    paginator = InfinitePaginator
+    show_full_result_count = False
+    list_per_page = 50
+
+
+class ReadOnly:
+    """Looked at, never edited: changes go through verbs, which write their evidence."""
+
+    def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+class ReadOnlyRows(ReadOnly, TabularInline):
+    """The newest rows of something that belongs to the object on the page."""
+
+    extra = 0
+    max_num = 0
+    can_delete = False
+    per_page = 20
+    tab = True
+    show_change_link = False
+
+
+def link(to: Model | None, text: object = None) -> str:
+    """A link to an object's own page."""
+    if to is None:
+        return "–"
+    url = reverse(f"admin:{to._meta.app_label}_{to._meta.model_name}_change", args=[to.pk])
+    return format_html('<a class="text-primary-600 underline" href="{}">{}</a>', url, text or to)
+
+
+def when(instant: datetime | None) -> str:
+    """An instant as staff read it: UTC, to the second."""
+    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if instant else "–"

@@ -1,0 +1,39 @@
+from argparse import ArgumentParser
+from contextlib import nullcontext
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.db import transaction
+from django.utils import timezone
+
+from subscriptions.lifecycle import advance
+from subscriptions.management.arguments import add_dry_run, add_now
+from subscriptions.models import AuditEntry
+
+
+class Command(BaseCommand):
+    help = "Take every step of a subscription's life whose deadline has passed: what the clock does every minute."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add_now(parser)
+        add_dry_run(parser)
+
+    def handle(self, *, now: Any, dry_run: bool, **options: Any) -> None:
+        now = now or timezone.now()
+        count = 0
+        with transaction.atomic() if dry_run else nullcontext():  # each batch commits by itself
+            for entry in advance(now=now):
+                count += 1
+                self.stdout.write(line(entry))
+            if dry_run:
+                transaction.set_rollback(True)
+        did = "would be taken" if dry_run else "taken"
+        self.stdout.write(f"{count} {'step' if count == 1 else 'steps'} {did} as of {now.isoformat()}.")
+
+
+def line(entry: AuditEntry) -> str:
+    """`SUB-20260101-ABCDE  ACTIVE → GRACE  effective 2026-02-01T00:00:00+00:00  grace_end 2026-02-15T00:00:00+00:00`"""
+    changes = dict(entry.changes)
+    before, after = changes.pop("status", (entry.subscription.status,) * 2)
+    rest = "".join(f"  {column} {new}" for column, (_, new) in changes.items() if new not in (None, ""))
+    return f"{entry.subscription.number}  {before} → {after}  effective {entry.effective_at.isoformat()}{rest}"

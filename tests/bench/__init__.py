@@ -1,0 +1,1 @@
+"""The benchmarks: `make bench`, each beside its floor in the same run."""

@@ -1,0 +1,473 @@
+"""The servers behind `make demo` and `make test`: they start from nothing, and nothing of them stays.
+
+The demo is tried in a scratch checkout with a tiny Django project in place of ours; everything else in it is real.
+"""
+
+import json
+import os
+import shutil
+import signal
+import smtplib
+import socket
+import stat
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from email.message import EmailMessage
+from pathlib import Path
+from textwrap import dedent
+
+import psutil  # type: ignore[import-untyped]
+import psycopg
+import pytest
+import redis
+
+from billing_site.local import environment, ports, postgres_place
+from billing_site.local.mail_catcher import MailCatcher
+from billing_site.local.postgres import Postgres
+from billing_site.local.process import MARK, LocalServiceError, Process, stop_leftover, stop_marked, wait_until
+from billing_site.local.valkey import Valkey
+
+pytestmark = pytest.mark.xdist_group("local_services")
+
+BARE = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+"""An environment that names no server: this test run's own must not reach the servers under test."""
+
+SCRATCH_PROJECT = {
+    "billing_site/__init__.py": "",
+    "billing_site/settings.py": """
+        import environ
+        env = environ.Env()
+        SECRET_KEY, ALLOWED_HOSTS = env("SECRET_KEY"), env.list("ALLOWED_HOSTS")
+        DATABASES = {"default": env.db_url("DATABASE_URL")}
+        INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "billing_site"]
+        ROOT_URLCONF, USE_TZ = "billing_site.urls", True
+        CELERY_BROKER_URL = CELERY_REDBEAT_REDIS_URL = env("REDIS_URL")
+        """,
+    "billing_site/urls.py": """
+        from django.http import HttpResponse
+        from django.urls import path
+        urlpatterns = [path("healthz", lambda request: HttpResponse("ok"))]
+        """,
+    "billing_site/wsgi.py": """
+        from django.core.wsgi import get_wsgi_application
+        application = get_wsgi_application()
+        """,
+    "billing_site/celery.py": """
+        from celery import Celery
+        app = Celery("scratch")
+        app.config_from_object("django.conf:settings", namespace="CELERY")
+        """,
+    "billing_site/management/commands/seed_demo.py": """
+        import os, sys
+        from django.contrib.auth.models import User
+        from django.core.management.base import BaseCommand
+        class Command(BaseCommand):
+            def handle(self, **options):
+                if os.environ.get("SEEDING") == "fails":
+                    sys.exit("there is no seed")
+                User.objects.create(username=f"visitor {User.objects.count() + 1}")
+        """,
+    "billing_site/management/commands/demo_guide.py": """
+        from django.contrib.auth.models import User
+        from django.core.management.base import BaseCommand
+        class Command(BaseCommand):
+            def handle(self, **options):
+                self.stdout.write(f"visitors: {User.objects.count()}")
+        """,
+    "tests/stripe_sandbox/__main__.py": """
+        import http.server, sys
+        port = int(sys.argv[sys.argv.index("--port") + 1])
+        http.server.HTTPServer(("127.0.0.1", port), http.server.SimpleHTTPRequestHandler).serve_forever()
+        """,
+}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A checkout of nothing but the Makefile, this package and the scratch project; the demo's data live on in it."""
+    directory = tmp_path_factory.mktemp("checkout")
+    shutil.copy(environment.CHECKOUT / "Makefile", directory)
+    here = environment.CHECKOUT / "billing_site/local"
+    shutil.copytree(here, directory / "billing_site/local", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in SCRATCH_PROJECT.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(dedent(text))
+    yield directory
+    postgres_place.remove(directory / ".local/demo/postgres")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Postgres]:
+    with Postgres(tmp_path / "postgres") as server:
+        yield server
+    postgres_place.remove(server.directory)
+
+
+@pytest.fixture(scope="module")
+def catcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MailCatcher]:
+    with MailCatcher(tmp_path_factory.mktemp("mail")) as server:
+        yield server
+
+
+class Demo:
+    """`python -m billing_site.local demo` in a scratch checkout, as the first process of a session."""
+
+    def __init__(self, checkout: Path, **env: str) -> None:
+        self.checkout, self.port = checkout, ports.free()
+        self.output = checkout / "output"
+        with self.output.open("w") as output:
+            self.supervisor = subprocess.Popen(
+                [sys.executable, "-m", "billing_site.local", "demo"],
+                cwd=checkout,
+                env=BARE | {"PORT": str(self.port)} | env,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def up(self) -> "Demo":
+        wait_until(lambda: "Ctrl-C" in self.said or self.supervisor.poll() is not None, seconds=60)
+        assert "Ctrl-C" in self.said, self.said
+        return self
+
+    def ended(self, seconds: float = 40) -> int:
+        return self.supervisor.wait(seconds)
+
+    def processes(self) -> list[psutil.Process]:
+        return [self.supervisor_process, *self.supervisor_process.children(recursive=True)]
+
+    @property
+    def supervisor_process(self) -> psutil.Process:
+        return psutil.Process(self.supervisor.pid)
+
+    def __enter__(self) -> "Demo":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.supervisor.terminate()
+        self.ended()
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def in_checkout(checkout: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, cwd=checkout, env=BARE | env, capture_output=True, text=True, timeout=60)
+
+
+# --- the demo -------------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_stops_the_demo_and_everything_it_started(checkout: Path) -> None:
+    with Demo(checkout).up() as demo:
+        started = demo.processes()
+        demo.supervisor.terminate()
+        assert demo.ended() == 0
+    assert len(started) > 10
+    assert alive(started) == []
+    assert list((checkout / ".local/demo/pids").iterdir()) == []
+
+
+def test_the_next_demo_finds_the_data_of_the_last(checkout: Path) -> None:
+    with Demo(checkout).up() as first:
+        visitors = int(first.said.split("visitors: ")[1].split()[0])
+    with Demo(checkout).up() as second:
+        assert f"visitors: {visitors + 1}" in second.said
+
+
+def test_only_one_demo_runs_in_a_checkout_and_its_data_are_safe_meanwhile(checkout: Path) -> None:
+    with Demo(checkout).up() as demo:
+        another = in_checkout(checkout, sys.executable, "-m", "billing_site.local", "demo")
+        reset = in_checkout(checkout, sys.executable, "-m", "billing_site.local", "demo-reset")
+        assert urllib.request.urlopen(f"http://127.0.0.1:{demo.port}/healthz").read() == b"ok"
+    url = f"http://127.0.0.1:{demo.port}"
+    assert (another.returncode, another.stderr) == (1, f"The demo of this checkout is already running. {url}\n")
+    assert (reset.returncode, reset.stderr) == (1, "The demo is running: stop it with Ctrl-C first.\n")
+
+
+def test_a_demo_recovers_from_a_killed_supervisor(checkout: Path) -> None:
+    with Demo(checkout).up() as killed:
+        orphans = killed.processes()[1:]
+        killed.supervisor.kill()
+        killed.ended()
+    with Demo(checkout).up():
+        assert alive(orphans) == []
+
+
+def test_a_dead_part_is_named_and_the_rest_is_stopped(checkout: Path) -> None:
+    with Demo(checkout).up() as demo:
+        started = demo.processes()
+        worker = json.loads((checkout / ".local/demo/pids/worker.json").read_text())["pid"]
+        os.kill(worker, signal.SIGKILL)
+        assert demo.ended() == 1
+    assert "worker died (exit code -9)" in demo.said
+    assert "celery@" in demo.said
+    assert alive(started) == []
+
+
+def test_a_failed_start_stops_what_had_been_started(checkout: Path) -> None:
+    with Demo(checkout, SEEDING="fails") as demo:
+        assert demo.ended() == 1
+    assert "seed_demo failed (exit code 1)" in demo.said
+    assert "there is no seed" in demo.said
+    assert stop_marked(checkout / ".local/demo") == 0
+    assert list((checkout / ".local/demo/pids").iterdir()) == []
+
+
+def test_what_the_demo_writes_down_is_private_and_names_a_plain_role(checkout: Path) -> None:
+    with Demo(checkout, GRACE_DAYS="3").up():
+        file = checkout / ".local/demo/env"
+        env = environment.read(file)
+        with psycopg.connect(env["DATABASE_URL"]) as connection:
+            role = "SELECT rolname, rolsuper, rolbypassrls, rolcreatedb FROM pg_roles WHERE rolname = current_user"
+            assert connection.execute(role).fetchone() == ("termkeeper", False, False, False)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert env["GRACE_DAYS"] == "3"
+    assert env["DEBUG"] == "0"
+
+
+def test_servers_that_the_environment_names_are_not_started(checkout: Path, database: Postgres) -> None:
+    given = {"DATABASE_URL": database.url, "EMAIL_URL": "smtp://127.0.0.1:9", "STRIPE_API_BASE": "http://127.0.0.1:9"}
+    with Demo(checkout, **given).up():
+        env = environment.read(checkout / ".local/demo/env")
+        started = {path.stem for path in (checkout / ".local/demo/pids").iterdir()}
+    assert started == {"valkey", "web", "worker", "beat"}
+    assert {name: env[name] for name in given} == given
+
+
+def test_a_taken_port_is_one_line_and_nothing_is_started(checkout: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with Demo(checkout, PORT=str(port)) as demo:
+            assert demo.ended() == 1
+    assert (
+        demo.said == f"Port {port} cannot be used: address already in use. Choose another: make demo PORT={port + 1}\n"
+    )
+
+
+def test_a_port_that_is_none_is_one_line(checkout: Path) -> None:
+    with Demo(checkout, PORT="eighty") as demo:
+        assert demo.ended() == 1
+    assert demo.said == "PORT=eighty is not a port: a number from 1 to 65535 is.\n"
+
+
+# --- a machine that is not ready --------------------------------------------------------------------------------------
+
+
+def interpreter(path: Path, pretending: str) -> str:
+    """A python that is like ours but for one thing."""
+    program = (
+        f"import sys, runpy; {pretending}; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{program}" "$@"\n')
+    path.chmod(0o755)
+    return f"PYTHON={path}"
+
+
+def complaint(make: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a failed make wrote besides its own."""
+    assert make.returncode == 2, make
+    lines = [line for line in make.stderr.splitlines() if not line.startswith("make: ***")]
+    assert len(lines) == 1, make.stderr
+    return lines[0]
+
+
+def test_no_python_is_one_line(checkout: Path) -> None:
+    make = in_checkout(checkout, "make", "demo", "PYTHON=python-of-nowhere")
+    assert complaint(make).startswith("There is no python-of-nowhere here. Install Python 3.11 or newer")
+
+
+def test_an_old_python_is_one_line(checkout: Path, tmp_path: Path) -> None:
+    old = interpreter(tmp_path / "python", "sys.version_info = (3, 9, 2)")
+    assert complaint(in_checkout(checkout, "make", "test", old)).startswith("Python 3.11 or newer is needed; ")
+
+
+def test_a_python_without_venv_is_one_line(checkout: Path, tmp_path: Path) -> None:
+    crippled = interpreter(tmp_path / "python", "sys.modules['ensurepip'] = None")
+    assert "has no ensurepip module. On Debian and Ubuntu: apt install python3." in complaint(
+        in_checkout(checkout, "make", "demo", crippled)
+    )
+
+
+def test_no_network_is_one_line(checkout: Path, tmp_path: Path) -> None:
+    python = checkout / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    (checkout / "requirements-local.txt").write_text(f"a-package-that-is-not-installed==1 --hash=sha256:{'0' * 64}\n")
+    offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
+    try:
+        make = in_checkout(checkout, "make", "demo", f"PYTHON={sys.executable}", **offline)
+    finally:
+        shutil.rmtree(checkout / ".venv")
+    assert complaint(make).startswith("The package index cannot be reached.")
+
+
+# --- run ------------------------------------------------------------------------------------------------------------
+
+
+def run_arguments(*command: str) -> list[str]:
+    return [sys.executable, "-m", "billing_site.local", "run", "--", *command]
+
+
+def test_run_gives_a_command_servers_and_returns_its_exit_code(checkout: Path) -> None:
+    look = "import os, psycopg, redis; psycopg.connect(os.environ['DATABASE_URL']).execute('SELECT 1'); "
+    look += "redis.Redis.from_url(os.environ['REDIS_URL']).ping(); raise SystemExit(7)"
+    assert in_checkout(checkout, *run_arguments("python", "-c", look)).returncode == 7
+    assert list((checkout / ".local/test").iterdir()) == []
+
+
+def test_run_passes_a_signal_on_and_stops_what_the_command_left(checkout: Path) -> None:
+    given = {"DATABASE_URL": "postgres://nobody@127.0.0.1:9/none", "REDIS_URL": "redis://127.0.0.1:9"}
+    script = "sleep 60 & echo $!; trap 'exit 5' TERM; wait"
+    command = run_arguments("sh", "-c", script)
+    with subprocess.Popen(command, cwd=checkout, env=BARE | given, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout
+        left = psutil.Process(int(run.stdout.readline()))
+        run.terminate()
+        assert run.wait(20) == 5
+    assert alive([left]) == []
+
+
+# --- the servers ----------------------------------------------------------------------------------------------------
+
+
+def test_the_embedded_database_is_used_as_a_plain_role_and_syncs_to_disk(database: Postgres) -> None:
+    with psycopg.connect(database.url) as connection:
+        role = "SELECT rolname, rolsuper, rolbypassrls, rolcreatedb FROM pg_roles WHERE rolname = current_user"
+        assert connection.execute(role).fetchone() == ("termkeeper", False, False, False)
+        assert connection.execute("SHOW fsync").fetchone() == ("on",)
+        connection.execute("CREATE TABLE notes AS SELECT 'kept' AS text")
+    url = database.url
+    database.stop()
+    database.start()
+    assert database.url == url
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT text FROM notes").fetchone() == ("kept",)
+
+
+def test_valkey_comes_back_on_the_same_port_with_what_was_queued(tmp_path: Path) -> None:
+    with Valkey(tmp_path) as broker:
+        client = redis.Redis.from_url(broker.url, decode_responses=True)
+        client.rpush("queue", "one", "two")
+        broker.stop()
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
+        broker.start()
+        assert client.lrange("queue", 0, -1) == ["one", "two"]
+
+
+def test_valkey_asks_for_its_password(tmp_path: Path) -> None:
+    with Valkey(tmp_path) as broker, redis.Redis(port=broker.port) as stranger, pytest.raises(redis.RedisError):
+        stranger.ping()
+
+
+def mail(to: str, subject: str = "Your term ends", html: str = "") -> EmailMessage:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "billing@termkeeper.example", to, subject
+    message.set_content("The grace period has begun.")
+    if html:
+        message.add_alternative(html, subtype="html")
+    return message
+
+
+def test_mail_is_caught_in_order(catcher: MailCatcher) -> None:
+    catcher.mailbox.clear()
+    with smtplib.SMTP("127.0.0.1", catcher.smtp_port) as client:
+        for subject in ("first", "second", "drei €"):
+            client.send_message(mail("ada@nordic.example", subject))
+    caught = catcher.mailbox.wait_for(3)
+    assert [message["Subject"] for message in caught] == ["first", "second", "drei €"]
+    assert caught[0]["X-Envelope-To"] == "ada@nordic.example"
+    assert caught[0].get_content().strip() == "The grace period has begun."
+
+
+@pytest.mark.parametrize(("recipient", "code"), [("reject-me@x.example", 550), ("tempfail@x.example", 451)])
+def test_some_recipients_are_refused_on_request(catcher: MailCatcher, recipient: str, code: int) -> None:
+    before = catcher.mailbox.files()
+    with (
+        smtplib.SMTP("127.0.0.1", catcher.smtp_port) as client,
+        pytest.raises(smtplib.SMTPRecipientsRefused) as refused,
+    ):
+        client.send_message(mail(recipient))
+    assert refused.value.recipients[recipient][0] == code
+    assert catcher.mailbox.files() == before
+
+
+def test_the_mail_page_shows_foreign_text_without_running_it(catcher: MailCatcher) -> None:
+    catcher.mailbox.clear()
+    with smtplib.SMTP("127.0.0.1", catcher.smtp_port) as client:
+        client.send_message(
+            mail("ada@nordic.example", "<script>alert(1)</script>", html="<b>Grace</b><script>2</script>")
+        )
+    name = catcher.mailbox.files()[0].stem
+    pages = {part: urllib.request.urlopen(catcher.page_url + part) for part in ("", name, f"{name}/html")}
+    texts = {part: page.read().decode() for part, page in pages.items()}
+    assert "&lt;script&gt;alert(1)" in texts[""]
+    assert "<script>" not in texts[""] + texts[name]
+    assert "<b>Grace</b>" in texts[f"{name}/html"]
+    assert "sandbox" in pages[f"{name}/html"].headers["Content-Security-Policy"]
+
+
+# --- one process ----------------------------------------------------------------------------------------------------
+
+FAMILY = "sleep 60 & trap '' TERM; echo born; while :; do sleep 1; done"
+
+
+def test_stopping_a_process_ends_its_whole_group_even_if_it_will_not(tmp_path: Path) -> None:
+    stubborn = Process("stubborn", ["sh", "-c", FAMILY], log=tmp_path / "log", patience_seconds=0.1)
+    stubborn.start()
+    stubborn.wait_ready(lambda: "born" in stubborn.logged(), seconds=10)
+    family = [psutil.Process(stubborn.pid), *psutil.Process(stubborn.pid).children()]
+    stubborn.stop()
+    assert len(family) >= 2
+    assert alive(family) == []
+
+
+def test_a_process_that_dies_at_once_says_why(tmp_path: Path) -> None:
+    process = Process("brief", ["sh", "-c", "echo no such luck; exit 3"], log=tmp_path / "log")
+    process.start()
+    with pytest.raises(LocalServiceError, match=r"(?s)brief stopped at once \(exit code 3\).*no such luck"):
+        process.wait_ready(lambda: False, seconds=10)
+
+
+def test_a_leftover_is_stopped_but_not_a_stranger_with_its_number(tmp_path: Path) -> None:
+    note = tmp_path / "sleeper.json"
+    sleeper = Process("sleeper", ["sleep", "60"], log=tmp_path / "log", pid_file=note)
+    sleeper.start()
+    noted = json.loads(note.read_text())
+    note.write_text(json.dumps(noted | {"started": noted["started"] - 1000}))
+    assert not stop_leftover(note)
+    assert sleeper.running
+    note.write_text(json.dumps(noted))
+    assert stop_leftover(note)
+    assert not sleeper.running
+
+
+def test_a_grandchild_that_left_the_group_is_found_by_its_mark(tmp_path: Path) -> None:
+    env = os.environ | {MARK: str(tmp_path)}
+    runaway = subprocess.Popen(["sleep", "60"], env=env, start_new_session=True)
+    assert stop_marked(tmp_path) == 1
+    assert runaway.wait(5) == -signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_children_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    program = f"""
+        import os, signal, sys
+        from pathlib import Path
+        from billing_site.local.process import Process
+        child = Process("child", ["sleep", "60"], log=Path({str(tmp_path / "log")!r}))
+        child.start()
+        print(child.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    parent = in_checkout(environment.CHECKOUT, sys.executable, "-c", dedent(program))
+    child = int(parent.stdout)
+    assert wait_until(lambda: not psutil.pid_exists(child) or not alive([psutil.Process(child)]), seconds=5)
