@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import reverse_lazy
 
 T = TypeVar("T")
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -155,6 +156,7 @@ MIGRATION_MODULES = {"djstripe": "webhooks.djstripe_migrations"}  # one squashed
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
+FORMAT_MODULE_PATH = ["billing_site.formats"]
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / ".local" / "static"
 WHITENOISE_USE_FINDERS = not STATIC_ROOT.exists()  # the image collects its files; a checkout serves them where they are
@@ -236,4 +238,42 @@ SPECTACULAR_SETTINGS = {
 
 # --- Admin ----------------------------------------------------------------------------------------------------------
 
-UNFOLD = {"SITE_TITLE": "Termkeeper", "SITE_HEADER": "Termkeeper", "SITE_SUBHEADER": "Subscriptions of an IoT platform"}
+
+
+def page(title: str, model: str, icon: str) -> dict[str, object]:
+    return {"title": title, "icon": icon, "link": reverse_lazy(f"admin:{model}_changelist")}
+
+
+UNFOLD = {
+    "SITE_TITLE": "Termkeeper",
+    "SITE_HEADER": "Termkeeper",
+    "SITE_SUBHEADER": "Subscriptions of an IoT platform",
+    "SIDEBAR": {
+        "show_search": True,
+        "show_all_applications": True,  # dj-stripe's mirrored objects among them
+        "navigation": [
+            {
+                "title": "Customers",
+                "items": [
+                    page("Tenants", "subscriptions_tenant", "domain"),
+                    page("Subscriptions", "subscriptions_subscription", "event_repeat"),
+                    page("Audit", "subscriptions_auditentry", "history"),
+                    page("Notices", "notifications_notice", "mail"),
+                    page("Plans", "subscriptions_plan", "sell"),
+                ],
+            },
+            {
+                "title": "Stripe",
+                "items": [
+                    page("Events", "webhooks_stripeevent", "notifications"),
+                    page("Links", "webhooks_stripelink", "link"),
+                    page("Prices", "webhooks_stripeprice", "payments"),
+                ],
+            },
+            {
+                "title": "Staff",
+                "items": [page("Users", "auth_user", "person"), page("Groups", "auth_group", "group")],
+            },
+        ],
+    },
+}

@@ -1,4 +1,4 @@
-"""From a doorbell to the truth, once per event: ticket → fetch → lock → apply → done.
+"""From a doorbell to the truth, once per event: ticket → fetch → apply → done.
 
 No transaction is open while Stripe is asked. What was fetched is applied only if no later ticket of the same Stripe
 subscription was, so order, duplicates and slow answers cannot matter; applying and being done are one commit. Whatever
@@ -8,6 +8,7 @@ fails keeps its reason on the event and is tried again; what can never succeed i
 import logging
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = (4, 15, 60, 180, 600, 1800, 3600, 7200, 14400, *[21600] * 11)
 JITTER = 0.25  # of the delay, both ways: a recovering Stripe is not asked by all at once
 MOST_ATTEMPTS = len(RETRY_SECONDS) + 1
+MOST_READINGS = 5  # of what we know, while others apply news of the same Stripe subscription
 
 CLAIM = """
     WITH claimed AS (
@@ -56,10 +58,11 @@ TICKET = """
 FINISH = """
     WITH applied AS (
         UPDATE stripe_links SET applied_ticket = greatest(applied_ticket, %(ticket)s), subscription_id = %(subscription)s
-         WHERE stripe_subscription_id = %(link)s
+         WHERE stripe_subscription_id = %(link)s AND applied_ticket = %(applied)s
+        RETURNING stripe_subscription_id
     )
     UPDATE stripe_events SET state = 'DONE', done_at = %(now)s, outcome = %(outcome)s, error_code = '', error = ''
-     WHERE event_id = %(event)s"""
+     WHERE event_id = %(event)s AND (%(link)s = '' OR EXISTS (SELECT FROM applied))"""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ def _try(claimed: Claimed, now: datetime) -> str:
         return _apply(claimed, wanted(stripe_api.fetch_subscription(claimed.stripe_subscription_id)), now)
     except stripe_api.StripeUnavailable as error:
         return _failed(claimed, error.code, error.detail, now)
+    except Overtaken:
+        return _failed(claimed, "overtaken", "Others kept applying news of the same Stripe subscription.", now)
     except (stripe_api.StripeRefused, Unmappable, DomainError) as error:
         return _failed(claimed, error.code, error.detail, now, for_good=True)
     except Exception as error:  # a bug of ours, or a database that went away: kept, logged, tried again
@@ -151,29 +156,43 @@ def _try(claimed: Claimed, now: datetime) -> str:
         return _failed(claimed, "unexpected", type(error).__name__, now)
 
 
-@transaction.atomic
+class Overtaken(Exception):
+    """Somebody else applied news of the same Stripe subscription since we read what we know about it."""
+
+
 def _apply(claimed: Claimed, state: Wanted, now: datetime) -> str:
-    """Bring our subscription to what was fetched and the event to done, in one commit; the outcome in words."""
-    known = _lock_link(state)
+    """Apply what was fetched; the outcome in words. What we know is read before anything is locked, so whoever was
+    overtaken meanwhile rolls back and reads again. A refusal may come of the same: it counts when it comes again.
+    """
+    for _ in range(MOST_READINGS - 1):
+        with suppress(Overtaken, DomainError):
+            return _apply_once(claimed, state, now)
+    return _apply_once(claimed, state, now)
+
+
+@transaction.atomic
+def _apply_once(claimed: Claimed, state: Wanted, now: datetime) -> str:
+    """Bring our subscription to what was fetched and the event to done, in one commit. Raises Overtaken."""
+    known = _known(state)
     assert claimed.ticket is not None
     if claimed.ticket < known.applied_ticket:
-        outcome, subscription_id = "older than what was applied", known.subscription_id
+        subscription_id, outcome = known.subscription_id, "older than what was applied"
     else:
         subscription_id, outcome = converge(known, state, now=now, source_id=claimed.source_id)
-    _finish(claimed, outcome, now, subscription_id)
+    if not _finish(claimed, outcome, now, known.applied_ticket, subscription_id):
+        raise Overtaken
     return outcome
 
 
-def _lock_link(state: Wanted) -> Known:
-    """Lock the link, and read in the same statement all that converging needs to know."""
+def _known(state: Wanted) -> Known:
+    """All that converging needs to know, in one statement. No lock here: `_finish` notices who was overtaken."""
     of_customer = {"tenant__djstripe_customers__id": state.customer_id, "status__in": sorted(LIVE)}
     trial = Subscription.objects.filter(**of_customer, type=Type.TRIAL, stripe_link=None)
     main = Subscription.objects.filter(**of_customer, type=Type.MAIN)
     sold = StripePrice.objects.filter(pk__in={item.price_id for item in state.items})
     plan = {field: f"plan_price__plan__{field}" for field in ("id", "type", "grace_days", "suspension_days")}
     link = (
-        StripeLink.objects.select_for_update(of=("self",))
-        .select_related("subscription")
+        StripeLink.objects.select_related("subscription")
         .annotate(
             tenant=Subquery(Customer.objects.filter(id=state.customer_id).values("subscriber_id")[:1]),
             trial=Subquery(trial.order_by("pk").values("pk")[:1]),
@@ -186,15 +205,17 @@ def _lock_link(state: Wanted) -> Known:
     return Known(link.subscription, link.applied_ticket, link.tenant, link.trial, link.main, prices)
 
 
-def _finish(claimed: Claimed, outcome: str, now: datetime, subscription_id: int | None = None) -> None:
+def _finish(claimed: Claimed, outcome: str, now: datetime, applied: int = 0, subscription_id: int | None = None) -> bool:
+    """Mark the event done and its ticket applied; False, and nothing done, if the link is no longer as it was read."""
     with connection.cursor() as cursor:
         cursor.execute(
             FINISH,
             {
-                "ticket": claimed.ticket or 0, "subscription": subscription_id, "link": claimed.stripe_subscription_id,
-                "now": now, "outcome": outcome[:255], "event": claimed.event_id,
+                "link": claimed.stripe_subscription_id, "applied": applied, "ticket": claimed.ticket or 0,
+                "subscription": subscription_id, "event": claimed.event_id, "now": now, "outcome": outcome[:255],
             },  # fmt: skip
         )
+        return cursor.rowcount == 1
 
 
 def _with_subscription_of_checkout(claimed: Claimed) -> Claimed:

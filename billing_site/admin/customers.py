@@ -1,5 +1,7 @@
 """Tenants, their people, plans, and subscriptions with their history."""
 
+import re
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.contrib import admin
@@ -7,7 +9,7 @@ from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html_join
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
@@ -216,9 +218,22 @@ def source_link(entry: AuditEntry) -> str:
 
 
 def changes(entry: AuditEntry) -> str:
-    rows = ((column, _shown(before), _shown(after)) for column, (before, after) in entry.changes.items())
-    return format_html("{}", format_html_join("", "<div><b>{}</b>: {} → {}</div>", rows))
+    """What moved, a line a column; plans by name. What merely began as "no" is left out."""
+    named = {**entry.changes}
+    if "plan_id" in named:
+        names = dict(Plan.objects.filter(pk__in=[pk for pk in named["plan_id"] if pk]).values_list("pk", "name"))
+        named["plan"] = [names.get(pk) for pk in named.pop("plan_id")]
+    rows = [(column, _shown(old), _shown(new)) for column, (old, new) in named.items() if (old, new) != (None, False)]
+    return format_html_join("", "<div><b>{}</b>: {} → {}</div>", rows)
 
 
 def _shown(value: object) -> str:
-    return "–" if value in (None, "") else str(value).replace("+00:00", " UTC").replace("T", " ")
+    if value in (None, ""):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = str(value)
+    return when(datetime.fromisoformat(text)) if INSTANT.match(text) else text
+
+
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT")

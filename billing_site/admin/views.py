@@ -45,6 +45,7 @@ class ReadOnlyRows(ReadOnly, TabularInline):
     can_delete = False
     per_page = 20
     tab = True
+    hide_title = True
     show_change_link = False
 
 
