@@ -24,7 +24,9 @@ def refuse(name: str, why: object) -> NoReturn:
     sys.exit(f"Termkeeper cannot start: {name} {why} (see .env.example)")
 
 
-def read(name: str, parse: Callable[..., T], default: Any = REQUIRED, *, valid: Callable[[T], bool] = lambda _: True) -> T:
+def read(
+    name: str, parse: Callable[..., T], default: Any = REQUIRED, *, valid: Callable[[T], bool] = lambda _: True
+) -> T:
     """One variable of the environment, parsed. An empty one counts as unset."""
     given = env.ENVIRON.get(name, "").strip()
     if not given and default is REQUIRED:
@@ -237,7 +239,6 @@ SPECTACULAR_SETTINGS = {
 }
 
 # --- Admin ----------------------------------------------------------------------------------------------------------
-
 
 
 def page(title: str, model: str, icon: str) -> dict[str, object]:

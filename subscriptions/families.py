@@ -65,7 +65,7 @@ class Family:
 
 
 @contextmanager
-def locked(subscription_id: int, *, now: datetime, source_id: str, actions: Sequence[Action]) -> Iterator[Family]:
+def locked(subscription_id: int, now: datetime, source_id: str, *actions: Action) -> Iterator[Family]:
     """One family, in a transaction. Two statements: what is read must be younger than the lock.
 
     Raises SubscriptionNotFound, and InvalidTerm for a `now` that is no instant.
@@ -108,15 +108,13 @@ def _following(
     if after["status"] == Status.EXPIRED:
         return consistent(addon, into(Status.EXPIRED, addon, at, EndReason.MAIN_ENDED))
     follows: dict[str, object] = {}
-    cancelled_alone = addon.cancel_at_term_end
-    if not cancelled_alone:
+    if not addon.cancel_at_term_end:
         follows["term_end"] = after["term_end"]
         if after["term_start"] != main.term_start:
             follows["term_start"] = after["term_start"]
     held_alone = addon.on_hold and not main.on_hold
-    ended_alone = cancelled_alone and addon.term_end <= at
     legal = after["status"] == addon.status or after["status"] in TRANSITIONS[Status(addon.status)]
-    if legal and not held_alone and not ended_alone:
+    if legal and not held_alone:
         follows |= {name: after[name] for name in STATE}
     return consistent(addon, follows)
 

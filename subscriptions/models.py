@@ -10,7 +10,6 @@ from django.db.models.functions import Cast, Now
 
 from subscriptions.states import DEADLINES, LIVE, Action, EndReason, Status, Type
 
-
 # A family moves together with its root; only an add-on that was cancelled ends by itself.
 STEPS_BY_ITSELF = Q(parent__isnull=True) | Q(cancel_at_term_end=True)
 
@@ -62,7 +61,9 @@ class Plan(models.Model):
     name = models.CharField(max_length=200)
     type = models.CharField(max_length=16, choices=Type.choices, help_text="The type of the subscriptions it makes.")
     grace_days = models.PositiveSmallIntegerField(
-        null=True, blank=True, help_text="Days of full service after the term while renewal is awaited. Empty: GRACE_DAYS."
+        null=True,
+        blank=True,
+        help_text="Days of full service after the term while renewal is awaited. Empty: GRACE_DAYS.",
     )
     suspension_days = models.PositiveSmallIntegerField(
         null=True, blank=True, help_text="Days that a suspended subscription is remembered. Empty: SUSPENSION_DAYS."
@@ -127,7 +128,7 @@ class Subscription(models.Model):
     term_start = models.DateTimeField(help_text="The first instant that is paid for.")
     term_end = models.DateTimeField(help_text="The first instant that is no longer paid for.")
     term_deadline = models.DateTimeField(
-        help_text="When the clock acts on the end of the term: term_end, and a settlement window where it renews by itself."
+        help_text="When the clock acts on the end of the term: later than term_end while a renewal may be settling."
     )
     grace_end = models.DateTimeField(null=True, blank=True, help_text="Until then full service, renewal awaited.")
     suspension_end = models.DateTimeField(
@@ -138,12 +139,16 @@ class Subscription(models.Model):
     cancel_at_term_end = models.BooleanField(default=False, help_text="Ends at term_end, without a grace period.")
     ended_at = models.DateTimeField(null=True, blank=True)
     end_reason = models.CharField(max_length=32, choices=EndReason.choices, blank=True)
-    version = models.PositiveIntegerField(default=1, help_text="Moves by one with every change; audit entries carry it.")
+    version = models.PositiveIntegerField(
+        default=1, help_text="Moves by one with every change; audit entries carry it."
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     # Derived by the database, so that nothing can write them wrongly.
     next_deadline = models.GeneratedField(
-        expression=models.Case(*[models.When(status=status, then=F(rule.column)) for status, rule in DEADLINES.items()]),
+        expression=models.Case(
+            *[models.When(status=status, then=F(rule.column)) for status, rule in DEADLINES.items()]
+        ),
         output_field=models.DateTimeField(null=True),
         db_persist=True,
     )
@@ -175,7 +180,9 @@ class Subscription(models.Model):
             ),
             models.UniqueConstraint(name="family_key", fields=["id", "tenant", "type"]),
             models.CheckConstraint(name="a_term_is_not_empty", condition=Q(term_start__lt=F("term_end"))),
-            models.CheckConstraint(name="the_clock_never_acts_before_term_end", condition=Q(term_deadline__gte=F("term_end"))),
+            models.CheckConstraint(
+                name="the_clock_never_acts_before_term_end", condition=Q(term_deadline__gte=F("term_end"))
+            ),
             models.CheckConstraint(
                 name="grace_has_an_end", condition=~Q(status=Status.GRACE) | Q(grace_end__isnull=False)
             ),

@@ -58,8 +58,8 @@ def subscription(
     now: datetime = JAN_1,
 ) -> Subscription:
     """A subscription started by staff at `now`, for `term`."""
-    plan = plan or PlanFactory(type=type)
-    tenant = tenant or (parent.tenant if parent else TenantFactory())
+    plan = plan or PlanFactory.create(type=type)
+    tenant = tenant or (parent.tenant if parent else TenantFactory.create())
     entry = lifecycle.start(
         tenant.pk,
         Purchase(plan, *term, auto_renews=auto_renews),

@@ -4,18 +4,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
 from django.db import connection
 
 from tests.stripe_sandbox.client import Sandbox
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
     """Tests that commit are cleaned up with TRUNCATE, which the audit refuses: only here, only in test databases."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         cursor.execute("ALTER TABLE subscription_audit DISABLE TRIGGER the_audit_is_never_emptied")
-    yield
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +24,7 @@ def stripe_process() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def stripe(stripe_process: Sandbox, settings: Any) -> Iterator[Sandbox]:
-    """The Stripe sandbox, empty, as the service's Stripe. It delivers nothing by itself: a test says which event comes."""
+    """The Stripe sandbox, empty, as the service's Stripe. It delivers nothing: a test says which event comes."""
     stripe_process.reset()
     settings.STRIPE_API_BASE = stripe_process.url
     settings.STRIPE_SECRET_KEY = stripe_process.api_key

@@ -19,8 +19,8 @@ def bought_at_stripe(
     found: dict[str, Any] = stripe.api(
         "POST",
         "/v1/subscriptions",
-        customer=customer_of(tenant or TenantFactory()),
-        items=[{"price": price_at_stripe(price or PlanPriceFactory())}],
+        customer=customer_of(tenant or TenantFactory.create()),
+        items=[{"price": price_at_stripe(price or PlanPriceFactory.create())}],
         **more,
     )
     return found

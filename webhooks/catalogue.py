@@ -14,7 +14,11 @@ def customer_of(tenant: Tenant) -> str:
     The link is dj-stripe's Customer row, written without its sync, which would ask Stripe for the account and store the
     API key. Raises StripeUnavailable, StripeRefused.
     """
-    known = Customer.objects.filter(subscriber=tenant, livemode=settings.STRIPE_LIVE_MODE).values_list("id", flat=True).first()
+    known = (
+        Customer.objects.filter(subscriber=tenant, livemode=settings.STRIPE_LIVE_MODE)
+        .values_list("id", flat=True)
+        .first()
+    )
     if known:
         return str(known)
     made = stripe_api.create(

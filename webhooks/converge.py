@@ -24,7 +24,9 @@ class Known:
     subscription: Subscription | None  # ours, if there is one yet
     applied_ticket: int
     tenant_id: int | None  # whose Stripe customer it is
-    trial_id: int | None  # the tenant's trial that no Stripe subscription stands behind: a first purchase turns it into more
+    trial_id: (
+        int | None
+    )  # the tenant's trial that no Stripe subscription stands behind: a first purchase turns it into more
     main_id: int | None  # the tenant's live main subscription: the parent of an add-on
     prices: dict[str, PlanPrice]  # ours by Stripe price id, with their plans; rules and keys only
 
@@ -67,7 +69,7 @@ class _By:
 
 
 def _begin(known: Known, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:
-    """A subscription of ours for one that is new to us; None while there is nothing to serve, or nothing was paid yet."""
+    """A subscription of ours for one that is new to us; None while there is nothing to serve, or nothing was paid."""
     if wanted.status in (None, Status.EXPIRED) or purchase.term_end <= purchase.term_start:
         return None
     if known.tenant_id is None:
@@ -82,7 +84,7 @@ def _begin(known: Known, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEn
 
 
 def _status(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:
-    """The one verb that brings status and term to what Stripe says; None if they are there, or nothing may bring them."""
+    """The one verb that brings status and term to what Stripe says; None if they are there, or nothing may do it."""
     pk, ours = subscription.pk, Status(subscription.status)
     match wanted.status:
         case Status.EXPIRED if ours != Status.EXPIRED:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.expressions import ArraySubquery
@@ -104,7 +105,12 @@ def replay(event_ids: list[str], *, now: datetime) -> int:
     """Make these events due again, whatever became of them; the number found. Asking Stripe again is always safe."""
     found = StripeEvent.objects.filter(pk__in=event_ids)
     return found.update(
-        state=StripeEvent.State.PENDING, attempts=0, replays=F("replays") + 1, next_attempt_at=now, done_at=None, outcome=""
+        state=StripeEvent.State.PENDING,
+        attempts=0,
+        replays=F("replays") + 1,
+        next_attempt_at=now,
+        done_at=None,
+        outcome="",
     )
 
 
@@ -197,25 +203,32 @@ def _known(state: Wanted) -> Known:
             tenant=Subquery(Customer.objects.filter(id=state.customer_id).values("subscriber_id")[:1]),
             trial=Subquery(trial.order_by("pk").values("pk")[:1]),
             main=Subquery(main.values("pk")[:1]),
-            prices=ArraySubquery(sold.values(row=JSONObject(stripe="pk", ours="plan_price_id", plan=JSONObject(**plan)))),
+            prices=ArraySubquery(
+                sold.values(row=JSONObject(stripe="pk", ours="plan_price_id", plan=JSONObject(**plan)))
+            ),
         )
         .get(pk=state.stripe_subscription_id)
     )
-    prices = {row["stripe"]: PlanPrice(pk=row["ours"], plan=Plan(**row["plan"])) for row in link.prices}
+    prices = {row["stripe"]: PlanPrice(pk=row["price"], plan=Plan(**row["plan"])) for row in link.prices}
     return Known(link.subscription, link.applied_ticket, link.tenant, link.trial, link.main, prices)
 
 
-def _finish(claimed: Claimed, outcome: str, now: datetime, applied: int = 0, subscription_id: int | None = None) -> bool:
+def _finish(
+    claimed: Claimed, outcome: str, now: datetime, applied_ticket: int = 0, subscription_id: int | None = None
+) -> bool:
     """Mark the event done and its ticket applied; False, and nothing done, if the link is no longer as it was read."""
+    parameters: dict[str, Any] = {
+        "event": claimed.event_id,
+        "link": claimed.stripe_subscription_id,
+        "ticket": claimed.ticket or 0,
+        "applied": applied_ticket,
+        "subscription": subscription_id,
+        "outcome": outcome[:255],
+        "now": now,
+    }
     with connection.cursor() as cursor:
-        cursor.execute(
-            FINISH,
-            {
-                "link": claimed.stripe_subscription_id, "applied": applied, "ticket": claimed.ticket or 0,
-                "subscription": subscription_id, "event": claimed.event_id, "now": now, "outcome": outcome[:255],
-            },  # fmt: skip
-        )
-        return cursor.rowcount == 1
+        cursor.execute(FINISH, parameters)
+        return bool(cursor.rowcount)
 
 
 def _with_subscription_of_checkout(claimed: Claimed) -> Claimed:

@@ -26,7 +26,9 @@ class StripeEvent(models.Model):
     state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
     attempts = models.PositiveSmallIntegerField(default=0)
     replays = models.PositiveSmallIntegerField(default=0, help_text="How often a person asked for it again.")
-    next_attempt_at = models.DateTimeField(help_text="When it may be tried (again); also the lease of who tries it now.")
+    next_attempt_at = models.DateTimeField(
+        help_text="When it may be tried (again); also the lease of who tries it now."
+    )
     done_at = models.DateTimeField(null=True, blank=True)
     outcome = models.CharField(max_length=255, blank=True, help_text="What applying it came to.")
     error_code = models.CharField(max_length=64, blank=True)

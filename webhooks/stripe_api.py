@@ -44,7 +44,10 @@ def fetch_checkout_session(session_id: str) -> dict[str, Any]:
 
 
 def create(path: str, *, idempotency_key: str, **params: Any) -> dict[str, Any]:
-    """Create an object under `path` ("/v1/customers"), once per `idempotency_key`. Raises StripeUnavailable, StripeRefused."""
+    """Create an object under `path` ("/v1/customers"), once per `idempotency_key`.
+
+    Raises StripeUnavailable, StripeRefused.
+    """
     return _call("post", path, idempotency_key=idempotency_key, **params)
 
 

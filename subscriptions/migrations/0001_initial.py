@@ -71,7 +71,7 @@ class Migration(migrations.Migration):
                 ('status', models.CharField(choices=[('TRIAL', 'Trial'), ('ACTIVE', 'Active'), ('GRACE', 'Grace'), ('SUSPENDED', 'Suspended'), ('EXPIRED', 'Expired')], max_length=16)),
                 ('term_start', models.DateTimeField(help_text='The first instant that is paid for.')),
                 ('term_end', models.DateTimeField(help_text='The first instant that is no longer paid for.')),
-                ('term_deadline', models.DateTimeField(help_text='When the clock acts on the end of the term: term_end, and a settlement window where it renews by itself.')),
+                ('term_deadline', models.DateTimeField(help_text='When the clock acts on the end of the term: later than term_end while a renewal may be settling.')),
                 ('grace_end', models.DateTimeField(blank=True, help_text='Until then full service, renewal awaited.', null=True)),
                 ('suspension_end', models.DateTimeField(blank=True, help_text='Until then everything is remembered; then it expires. Empty while on hold.', null=True)),
                 ('on_hold', models.BooleanField(default=False, help_text='Suspended by staff; only staff lift it.')),

@@ -26,7 +26,7 @@ class Migration(migrations.Migration):
                 ('state', models.CharField(choices=[('PENDING', 'Pending'), ('DONE', 'Done'), ('PARKED', 'Parked')], default='PENDING', max_length=16)),
                 ('attempts', models.PositiveSmallIntegerField(default=0)),
                 ('replays', models.PositiveSmallIntegerField(default=0, help_text='How often a person asked for it again.')),
-                ('next_attempt_at', models.DateTimeField(help_text='When it may be tried (again); also the lease of who tries it now.')),
+                ('next_attempt_at', models.DateTimeField(help_text='When it may be tried (again); the lease of who tries it now.')),
                 ('done_at', models.DateTimeField(blank=True, null=True)),
                 ('outcome', models.CharField(blank=True, help_text='What applying it came to.', max_length=255)),
                 ('error_code', models.CharField(blank=True, max_length=64)),

@@ -56,7 +56,9 @@ class Command(BaseCommand):
             at_stripe = awaited_purchase(acme)
         except StripeError:
             at_stripe = "SUBSCRIPTION"
-        linked = StripeLink.objects.filter(pk=at_stripe).exclude(subscription=None).values_list("subscription", flat=True)
+        linked = (
+            StripeLink.objects.filter(pk=at_stripe).exclude(subscription=None).values_list("subscription", flat=True)
+        )
         trial = Subscription.objects.filter(tenant=acme).order_by("pk").values_list("pk", flat=True)
         month_over = timezone.now() + timedelta(days=31 + settings.SETTLEMENT_HOURS // 24 + 1)
         return {

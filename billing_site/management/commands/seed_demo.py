@@ -58,7 +58,9 @@ class Command(BaseCommand):
         self.stdout.write(f"{Tenant.objects.count()} tenants, {Plan.objects.count()} plans.")
 
     def _user(self, name: str, **flags: bool) -> User:
-        user, made = User.objects.get_or_create(username=name, defaults={"email": f"{name}@termkeeper.example", **flags})
+        user, made = User.objects.get_or_create(
+            username=name, defaults={"email": f"{name}@termkeeper.example", **flags}
+        )
         if made:
             user.set_password(PASSWORD)
             user.save(update_fields=["password"])
