@@ -7,7 +7,7 @@ and an audit entry cannot be changed (migration 0002).
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.db import connection, models
@@ -25,6 +25,9 @@ TRACKED = (
 FIELDS: "dict[str, models.Field[Any, Any]]" = {
     field.name: field for field in Subscription._meta.concrete_fields if field.name in TRACKED
 }
+COLUMNS = [field.attname for field in FIELDS.values()]  # a field's attribute and its column have one name here
+
+Differences = dict[str, tuple[object, object]]  # column → before and after
 
 
 class Actor(str):
@@ -59,7 +62,7 @@ class Change:
     values: dict[str, object]
 
     @property
-    def differences(self) -> dict[str, tuple[object, object]]:
+    def differences(self) -> Differences:
         pairs = {FIELDS[name].attname: _key(value) for name, value in self.values.items()}
         return {
             column: (getattr(self.subscription, column), value)
@@ -78,30 +81,21 @@ def write(changes: Sequence[Change], *, actor: Actor, source_id: str = "", reaso
     real = [(change, differences) for change in changes if (differences := change.differences)]
     if not real:
         return []
-    rows = [
-        _row(change.subscription, differences) | {
-            "position": position, "action": change.action, "effective_at": _plain(change.effective_at),
-            "changes": {column: [_plain(old), _plain(new)] for column, (old, new) in differences.items()},
-        }
-        for position, (change, differences) in enumerate(real)
-    ]  # fmt: skip
+    rows = [_row(change.subscription, differences) | _evidence(change, differences) for change, differences in real]
     with connection.cursor() as cursor:
         cursor.execute(_WRITE, {"rows": json.dumps(rows), "actor": actor, "source_id": source_id, "reason": reason})
-        written = cursor.fetchall()
+        written = {subscription_id: row for subscription_id, *row in cursor.fetchall()}
     if len(written) != len(real):
         raise RuntimeError("A subscription moved under its lock: was the family's root locked first?")
     entries = []
-    for (change, differences), row, (pk, version, recorded_at) in zip(real, rows, written, strict=True):
+    for change, differences in real:
+        subscription = change.subscription
         for column, (_, new) in differences.items():
-            setattr(change.subscription, column, new)
-        change.subscription.version = version
-        entries.append(
-            AuditEntry(
-                pk=pk, subscription=change.subscription, tenant_id=change.subscription.tenant_id, version=version,
-                action=change.action, effective_at=change.effective_at, recorded_at=recorded_at, actor=actor,
-                source_id=source_id, reason=reason, changes=row["changes"],
-            )  # fmt: skip
-        )
+            setattr(subscription, column, new)
+        pk, subscription.version, recorded_at = written[subscription.pk]
+        entry = _entry(subscription, change.action, change.effective_at, differences, actor, source_id, reason)
+        entry.pk, entry.recorded_at = pk, recorded_at
+        entries.append(entry)
     return entries
 
 
@@ -110,24 +104,23 @@ def write_first(
 ) -> AuditEntry:
     """Insert a subscription and its first audit entry. Raises ReasonMissing, and IntegrityError by a constraint's name."""
     check_reason(actor, reason)
-    first = {f.attname: _plain(value) for f in FIELDS.values() if (value := getattr(subscription, f.attname)) not in (None, "")}
-    changes = {column: [None, value] for column, value in first.items()}
-    entry = AuditEntry(
-        subscription=subscription, tenant_id=subscription.tenant_id, version=1, action=Action.STARTED,
-        effective_at=effective_at, actor=actor, source_id=source_id, reason=reason, changes=changes,
-    )  # fmt: skip
+    first = {f.attname: getattr(subscription, f.attname) for f in FIELDS.values()}
+    differences: Differences = {column: (None, value) for column, value in first.items() if value not in (None, "")}
     born = _row(subscription, {}) | {name: getattr(subscription, name) for name in ("number", "tenant_id", "parent_id")}
+    evidence = {
+        "row": json.dumps(born),
+        "effective_at": effective_at,
+        "actor": actor,
+        "source_id": source_id,
+        "reason": reason,
+        "changes": json.dumps(_changes(differences)),
+    }
     with connection.cursor() as cursor:
-        cursor.execute(
-            _WRITE_FIRST,
-            {
-                "row": json.dumps(born), "effective_at": effective_at, "actor": actor, "source_id": source_id,
-                "reason": reason, "changes": json.dumps(changes),
-            },  # fmt: skip
-        )
-        subscription.pk, entry.pk, entry.recorded_at = cursor.fetchone()
-    entry.subscription = subscription  # again: it has its key now
-    subscription._state.adding = entry._state.adding = False
+        cursor.execute(_WRITE_FIRST, evidence)
+        subscription.pk, pk, recorded_at = cursor.fetchone()
+    subscription.version, subscription._state.adding = 1, False
+    entry = _entry(subscription, Action.STARTED, effective_at, differences, actor, source_id, reason)
+    entry.pk, entry.recorded_at = pk, recorded_at
     return entry
 
 
@@ -136,9 +129,46 @@ def check_reason(actor: Actor, reason: str) -> None:
         raise ReasonMissing
 
 
-def _row(subscription: Subscription, differences: dict[str, tuple[object, object]]) -> dict[str, object]:
-    tracked = {f.column: _plain(getattr(subscription, f.attname)) for f in FIELDS.values()}
-    return {"id": subscription.pk, "version": subscription.version} | tracked | {c: _plain(new) for c, (_, new) in differences.items()}
+def _row(subscription: Subscription, differences: Differences) -> dict[str, object]:
+    """The row as it shall be; the version is the one that it still has."""
+    tracked = {column: getattr(subscription, column) for column in COLUMNS}
+    after = tracked | {column: new for column, (_, new) in differences.items()}
+    row = {column: _plain(value) for column, value in after.items()}
+    return {"id": subscription.pk, "version": subscription.version} | row
+
+
+def _evidence(change: Change, differences: Differences) -> dict[str, object]:
+    effective_at = _plain(change.effective_at)
+    return {"action": change.action, "effective_at": effective_at, "changes": _changes(differences)}
+
+
+def _changes(differences: Differences) -> dict[str, list[object]]:
+    return {column: [_plain(old), _plain(new)] for column, (old, new) in differences.items()}
+
+
+def _entry(
+    subscription: Subscription,
+    action: Action,
+    effective_at: datetime,
+    differences: Differences,
+    actor: Actor,
+    source_id: str,
+    reason: str,
+) -> AuditEntry:
+    """The entry in memory, as the statement wrote it."""
+    entry = AuditEntry(
+        subscription=subscription,
+        tenant_id=subscription.tenant_id,
+        version=subscription.version,
+        action=action,
+        effective_at=effective_at,
+        actor=actor,
+        source_id=source_id,
+        reason=reason,
+        changes=_changes(differences),
+    )
+    entry._state.adding = False
+    return entry
 
 
 def _key(value: object) -> object:
@@ -146,20 +176,19 @@ def _key(value: object) -> object:
 
 
 def _plain(value: object) -> object:
-    """A value as JSON holds it: RFC 3339 with microseconds, where Django's encoder would cut them."""
-    return value.isoformat() if isinstance(value, datetime) else value
+    """A value as JSON holds it: RFC 3339 in UTC, with microseconds, where Django's encoder would cut them."""
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value
 
 
 def _write_statement() -> str:
-    columns = [f.column for f in FIELDS.values()]
-    typed = ", ".join(f"{f.column} {f.db_type(connection)}" for f in FIELDS.values())
+    typed = ", ".join(f"{f.attname} {f.db_type(connection)}" for f in FIELDS.values())
     return f"""
         WITH wanted AS (
             SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb) AS w(
-                id bigint, version integer, position integer, action text, effective_at timestamptz, changes jsonb, {typed})
+                id bigint, version integer, action text, effective_at timestamptz, changes jsonb, {typed})
         ), moved AS (
             UPDATE subscriptions AS s
-               SET version = s.version + 1, {", ".join(f"{column} = w.{column}" for column in columns)}
+               SET version = s.version + 1, {", ".join(f"{column} = w.{column}" for column in COLUMNS)}
               FROM wanted AS w WHERE s.id = w.id AND s.version = w.version
             RETURNING s.id, s.tenant_id, s.version
         )
@@ -167,13 +196,13 @@ def _write_statement() -> str:
                (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, changes)
         SELECT moved.id, moved.tenant_id, moved.version, w.action, w.effective_at,
                %(actor)s, %(source_id)s, %(reason)s, w.changes
-          FROM moved JOIN wanted AS w ON w.id = moved.id ORDER BY w.position
-        RETURNING id, version, recorded_at"""
+          FROM moved JOIN wanted AS w ON w.id = moved.id
+        RETURNING subscription_id, id, version, recorded_at"""
 
 
 def _write_first_statement() -> str:
-    columns = ", ".join(["number", "tenant_id", "parent_id", *(f.column for f in FIELDS.values())])
-    typed = ", ".join(f"{f.column} {f.db_type(connection)}" for f in FIELDS.values())
+    columns = ", ".join(["number", "tenant_id", "parent_id", *COLUMNS])
+    typed = ", ".join(f"{f.attname} {f.db_type(connection)}" for f in FIELDS.values())
     return f"""
         WITH born AS (
             INSERT INTO subscriptions ({columns}, version)

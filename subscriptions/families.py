@@ -101,9 +101,7 @@ def lock_idle(root_ids: Sequence[int]) -> list[Family]:
     return [*families.values()]
 
 
-def _following(
-    addon: Subscription, main: Subscription, after: Mapping[str, object], at: datetime
-) -> dict[str, object]:
+def _following(addon: Subscription, main: Subscription, after: Mapping[str, object], at: datetime) -> dict[str, object]:
     """What an add-on's columns become when those of its MAIN become `after`."""
     if after["status"] == Status.EXPIRED:
         return consistent(addon, into(Status.EXPIRED, addon, at, EndReason.MAIN_ENDED))

@@ -58,7 +58,8 @@ TICKET = """
 
 FINISH = """
     WITH applied AS (
-        UPDATE stripe_links SET applied_ticket = greatest(applied_ticket, %(ticket)s), subscription_id = %(subscription)s
+        UPDATE stripe_links
+           SET applied_ticket = greatest(applied_ticket, %(ticket)s), subscription_id = %(subscription)s
          WHERE stripe_subscription_id = %(link)s AND applied_ticket = %(applied)s
         RETURNING stripe_subscription_id
     )

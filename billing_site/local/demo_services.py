@@ -51,7 +51,7 @@ def web(env: dict[str, str]) -> Process:
 
 
 def worker(env: dict[str, str]) -> Process:
-    return _celery("worker", env, "--concurrency", "2")
+    return _celery("worker", env, "--concurrency", "2", "--without-mingle", "--without-gossip")
 
 
 def beat(env: dict[str, str]) -> Process:
