@@ -18,7 +18,7 @@ COPY . .
 RUN SECRET_KEY=only-while-building-the-image DATABASE_URL=postgres://build@127.0.0.1/build \
     REDIS_URL=redis://127.0.0.1/0 python manage.py collectstatic --no-input --verbosity 0 \
     && python -m compileall -q .
-USER termkeeper
+USER 10001
 EXPOSE 8000
 # Asks by a name the service answers to, whatever ALLOWED_HOSTS says.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", "\

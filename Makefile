@@ -17,8 +17,7 @@ demo-reset: packages-local ## delete the demo's data
 	@exec $(BIN)/python -m billing_site.local demo-reset
 
 manage: packages-local ## a command beside the running demo: make manage RUN="advance_subscriptions --help"
-	@test -f .local/demo/env || { echo "Start the demo first: make demo" >&2; exit 1; }
-	@set -a; . ./.local/demo/env; exec $(BIN)/python manage.py $(RUN)
+	@exec $(BIN)/python -m billing_site.local run --demo -- python manage.py $(RUN)
 
 test: lint types ## everything that has to pass: lint, types, migrations, checks, tests; ARGS go to pytest
 	@$(WITH_SERVERS) sh -ec '\

@@ -5,7 +5,7 @@ A worker that dies between the two leaves a notice that is sent again when its l
 
 import logging
 import smtplib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from email.utils import parseaddr
 
@@ -14,7 +14,7 @@ from django.core.mail import EmailMultiAlternatives, get_connection
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import connection
 
-from notifications.kinds import KINDS, SCHEDULE
+from notifications import kinds
 from notifications.letters import letter
 from notifications.models import Notice
 
@@ -31,20 +31,24 @@ CLAIM = """
     RETURNING id"""
 
 
-def deliver(*, now: datetime, limit: int = 500) -> Iterator[Notice]:
-    """Send what is due, oldest first, over one connection to the mail server; yield each notice as it became."""
-    mailer: BaseEmailBackend | None = None
+def deliver(*, now: Callable[[], datetime], limit: int = 500) -> Iterator[Notice]:
+    """Send what is due, oldest first, over one connection to the mail server; yield each notice as it became.
+
+    `now` is called for each notice: a lease counts from its own claim, however long those before it took. Where the
+    mail server cannot be reached at all, one notice has tried for all of them: the others stay due.
+    """
+    mailer = get_connection()
     try:
         for _ in range(limit):
-            notice = _claim(now)
+            notice = _claim(now())
             if notice is None:
                 return
-            mailer = mailer or get_connection()
-            _deliver(notice, mailer, now)
+            reached = _deliver(notice, mailer, now)
             yield notice
+            if not reached:
+                return
     finally:
-        if mailer:
-            mailer.close()
+        mailer.close()
 
 
 def resend(notices: list[int], *, now: datetime) -> int:
@@ -53,60 +57,24 @@ def resend(notices: list[int], *, now: datetime) -> int:
     return again.update(state=Notice.State.PENDING, attempts=0, next_attempt_at=now, error="")
 
 
-def _claim(now: datetime) -> Notice | None:
-    with connection.cursor() as cursor:
-        cursor.execute(CLAIM, {"now": now, "lease": now + LEASE})
-        row = cursor.fetchone()
-    return Notice.objects.select_related("tenant", "subscription__plan", "subscription__price").get(pk=row[0]) if row else None
-
-
 def outlook(*, now: datetime) -> Iterator[Notice]:
     """What `deliver` would do with each notice that is due, as far as that can be known before asking the mail server."""
     due = Notice.objects.filter(state=Notice.State.PENDING, next_attempt_at__lte=now).order_by("next_attempt_at", "id")
-    for notice in due.select_related("tenant", "subscription__plan", "subscription__price").iterator():
+    for notice in due.select_related("subscription__tenant", "subscription__plan", "subscription__price").iterator():
         notice.state, notice.error = _unsendable(notice, now) or (Notice.State.SENT, "")
         yield notice
 
 
-def _unsendable(notice: Notice, now: datetime) -> tuple[Notice.State, str] | None:
-    """What becomes of a notice that is not worth sending, or cannot be; None if it should go out."""
-    kind = KINDS.get(notice.kind)
-    if kind is None or not kind.still_true(notice.subscription, notice.anchor, now):
-        return Notice.State.CANCELLED, ""
-    if _more_urgent_exists(notice):
-        return Notice.State.SUPERSEDED, ""
-    if not notice.tenant.email:
-        return Notice.State.FAILED, "The tenant has no address."
-    return None
-
-
-def _deliver(notice: Notice, mailer: BaseEmailBackend, now: datetime) -> None:
-    if end := _unsendable(notice, now):
-        return _set(notice, end[0], error=end[1])
-    try:
-        mailer.open()
-        mailer.send_messages([message(notice)])
-    except smtplib.SMTPRecipientsRefused as refused:
-        codes = {code for code, _ in refused.recipients.values()}
-        _try_again(notice, now, f"The mail server refused the address: {sorted(codes)}.", hopeless=min(codes) >= 500)
-    except (smtplib.SMTPException, OSError) as error:
-        mailer.close()
-        _try_again(notice, now, f"{type(error).__name__}: {error}"[:500])
-    except Exception as error:  # a bug of ours in a template: this notice waits, the others go out
-        log.exception("Notice %s could not be made", notice.pk)
-        _try_again(notice, now, f"{type(error).__name__}: {error}"[:500])
-    else:
-        _set(notice, Notice.State.SENT, sent_at=now, recipients=[notice.tenant.email])
-
-
 def message(notice: Notice) -> EmailMultiAlternatives:
     """The mail, ready to go. Its Message-ID is derived from the notice: a repeat after a crash can be recognised."""
-    words = letter(notice)
+    kind = kinds.named(notice.kind)
+    assert kind is not None, "what is no longer told is cancelled"
+    words = letter(kind, notice.subscription)
     domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].partition("@")[2]
     mail = EmailMultiAlternatives(
         words.subject,
         words.text,
-        to=[notice.tenant.email],
+        to=[notice.subscription.tenant.email],
         headers={
             "Message-ID": f"<notice-{notice.pk}-{notice.anchor:%Y%m%d%H%M%S}@{domain}>",
             "Auto-Submitted": "auto-generated",
@@ -116,6 +84,66 @@ def message(notice: Notice) -> EmailMultiAlternatives:
     return mail
 
 
+def _claim(now: datetime) -> Notice | None:
+    with connection.cursor() as cursor:
+        cursor.execute(CLAIM, {"now": now, "lease": now + LEASE})
+        row = cursor.fetchone()
+    related = Notice.objects.select_related("subscription__tenant", "subscription__plan", "subscription__price")
+    return related.get(pk=row[0]) if row else None
+
+
+def _unsendable(notice: Notice, now: datetime) -> tuple[Notice.State, str] | None:
+    """What becomes of a notice that is not worth sending, or cannot be; None if it should go out."""
+    kind = kinds.named(notice.kind)
+    if kind is None or not kind.still_true(notice.subscription, notice.anchor, now):
+        return Notice.State.CANCELLED, ""
+    if _said_better(notice, kind):
+        return Notice.State.SUPERSEDED, ""
+    if not notice.subscription.tenant.email:
+        return Notice.State.FAILED, "The tenant has no address."
+    return None
+
+
+def _said_better(notice: Notice, kind: kinds.Kind) -> bool:
+    """By a more urgent milestone of the same term, or by the same kind of news that came later."""
+    others = Notice.objects.filter(subscription=notice.subscription_id)
+    if not isinstance(kind, kinds.Milestone):
+        return others.filter(kind=kind.name, anchor__gt=notice.anchor).exists()
+    more_urgent = [each.name for each in kinds.schedule() if each.before_term_end < kind.before_term_end]
+    return others.filter(kind__in=more_urgent, anchor=notice.anchor).exists()
+
+
+def _deliver(notice: Notice, mailer: BaseEmailBackend, now: Callable[[], datetime]) -> bool:
+    """Whether there is a mail server to talk to."""
+    if end := _unsendable(notice, now()):
+        _set(notice, end[0], error=end[1])
+        return True
+    try:
+        mail = message(notice)
+    except Exception as error:  # a bug of ours in a template: this notice waits, the others go out
+        log.exception("Notice %s could not be made", notice.pk)
+        _try_again(notice, now(), f"{type(error).__name__}: {error}"[:500])
+        return True
+    try:
+        mailer.open()
+    except (smtplib.SMTPException, OSError) as error:
+        mailer.close()
+        _try_again(notice, now(), f"The mail server cannot be reached: {type(error).__name__}: {error}"[:500])
+        return False
+    try:
+        mailer.send_messages([mail])
+    except smtplib.SMTPRecipientsRefused as refused:
+        codes = sorted({code for code, _ in refused.recipients.values()})
+        why = f"The mail server refused the address: {', '.join(map(str, codes))}."
+        _try_again(notice, now(), why, hopeless=codes[0] >= 500)
+    except Exception as error:  # the server's, or an address that no mail can carry
+        mailer.close()
+        _try_again(notice, now(), f"{type(error).__name__}: {error}"[:500])
+    else:
+        _set(notice, Notice.State.SENT, sent_at=now(), recipients=mail.to)
+    return True
+
+
 def _try_again(notice: Notice, now: datetime, why: str, *, hopeless: bool = False) -> None:
     if hopeless or notice.attempts > len(RETRY_SECONDS):
         return _set(notice, Notice.State.FAILED, error=why)
@@ -123,18 +151,9 @@ def _try_again(notice: Notice, now: datetime, why: str, *, hopeless: bool = Fals
     return _set(notice, Notice.State.PENDING, error=why, next_attempt_at=now + delay)
 
 
-def _set(notice: Notice, state: Notice.State, **values: object) -> None:
+def _set(notice: Notice, state: Notice.State, *, error: str = "", **values: object) -> None:
     """Write what became of it, unless another worker took it over after our lease."""
-    mine = Notice.objects.filter(pk=notice.pk, state=Notice.State.PENDING, attempts=notice.attempts)
-    mine.update(state=state, **({"error": ""} | values))
-    notice.state = state
-    for name, value in values.items():
+    became = {"state": state, "error": error, **values}
+    Notice.objects.filter(pk=notice.pk, state=Notice.State.PENDING, attempts=notice.attempts).update(**became)
+    for name, value in became.items():
         setattr(notice, name, value)
-
-
-def _more_urgent_exists(notice: Notice) -> bool:
-    names = [kind.name for kind in SCHEDULE]
-    if notice.kind not in names:
-        return False
-    more_urgent = names[: names.index(notice.kind)]
-    return Notice.objects.filter(subscription=notice.subscription_id, anchor=notice.anchor, kind__in=more_urgent).exists()

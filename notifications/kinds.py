@@ -1,6 +1,6 @@
 """Every kind of notice: what brings it about, and for how long it is worth sending."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,24 +19,42 @@ class Kind:
     name: str
     template: str
     still_true: Callable[[Subscription, datetime, datetime], bool]
-    on: Action | None = None  # the audit action that brings it about, or
-    before_term_end: timedelta | None = None  # how long before term_end it is due
 
 
-def _renewal(days: int) -> Kind:
-    return Kind(
-        f"renewal_{days}",
-        "renewal",
-        lambda s, anchor, now: s.status == Status.ACTIVE and s.term_end == anchor and now < anchor,
-        before_term_end=timedelta(days=days),
-    )
+@dataclass(frozen=True)
+class OnAudit(Kind):
+    """Brought about by an audit entry of this action; its anchor is the entry's `effective_at`."""
+
+    action: Action
+
+
+@dataclass(frozen=True)
+class Milestone(Kind):
+    """Brought about by `term_end` coming near; its anchor is `term_end`."""
+
+    before_term_end: timedelta
 
 
 ON_AUDIT = (
-    Kind("grace_started", "grace_started", lambda s, anchor, now: s.status == Status.GRACE, on=Action.GRACE_STARTED),
-    Kind("suspended", "suspended", lambda s, anchor, now: s.status == Status.SUSPENDED, on=Action.SUSPENDED),
+    OnAudit("grace_started", "grace_started", lambda s, _, now: s.status == Status.GRACE, Action.GRACE_STARTED),
+    OnAudit("suspended", "suspended", lambda s, _, now: s.status == Status.SUSPENDED, Action.SUSPENDED),
 )
-# The most urgent first.
-SCHEDULE = tuple(_renewal(days) for days in sorted(set(settings.NOTICE_DAYS)))
 
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (*ON_AUDIT, *SCHEDULE)}
+
+def schedule() -> tuple[Milestone, ...]:
+    """What is told before a term ends, the most urgent first."""
+    return tuple(_renewal(days) for days in sorted(set(settings.NOTICE_DAYS)))
+
+
+def named(name: str) -> Kind | None:
+    """None for a kind that is no longer told, such as a milestone that was taken out of the settings."""
+    return next((kind for kind in (*ON_AUDIT, *schedule()) if kind.name == name), None)
+
+
+def _renewal(days: int) -> Milestone:
+    return Milestone(
+        f"renewal_{days}",
+        "renewal",
+        lambda s, anchor, now: s.status == Status.ACTIVE and s.term_end == anchor and now < anchor,
+        timedelta(days=days),
+    )

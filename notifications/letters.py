@@ -6,12 +6,17 @@ from datetime import UTC, datetime
 import css_inline
 from django.template.loader import render_to_string
 
-from notifications.kinds import KINDS
-from notifications.models import Notice
-from subscriptions.models import Subscription
+from notifications.kinds import Kind
+from subscriptions.models import PlanPrice, Subscription
 from subscriptions.states import Status
 
 _inliner = css_inline.CSSInliner(load_remote_stylesheets=False)
+
+# How many of an amount's digits are behind the point, where it is not two (ISO 4217).
+DECIMALS = {
+    **dict.fromkeys("BIF CLP DJF GNF JPY KMF KRW MGA PYG RWF UGX VND VUV XAF XOF XPF".split(), 0),
+    **dict.fromkeys("BHD IQD JOD KWD LYD OMR TND".split(), 3),
+}
 
 
 @dataclass(frozen=True)
@@ -21,20 +26,32 @@ class Letter:
     html: str
 
 
-def letter(notice: Notice) -> Letter:
-    """The letter for this notice, from its subscription as it is now. Dates are in UTC and say so."""
-    subscription = notice.subscription
-    template = f"notices/{KINDS[notice.kind].template}"
+def letter(kind: Kind, subscription: Subscription) -> Letter:
+    """The letter about this subscription as it is now. Dates are in UTC and say so."""
+    template = f"notices/{kind.template}"
     context = {
-        "tenant": notice.tenant,
+        "tenant": _one_line(subscription.tenant.name),
+        "plan": _one_line(subscription.plan.name),
+        "number": subscription.number,
         "subscription": subscription,
         "until": _day(_until(subscription)),
-        "price": subscription.price and f"{subscription.price.amount_minor / 100:,.2f} {subscription.price.currency}",
+        "price": subscription.price and money(subscription.price),
     }
-    text = render_to_string(f"{template}.txt", context)
-    subject, _, body = text.partition("\n")
+    subject, _, body = render_to_string(f"{template}.txt", context).partition("\n")
     html = _inliner.inline(render_to_string(f"{template}.html", context | {"subject": subject}))
-    return Letter(" ".join(subject.split()), body.strip() + "\n", html)
+    return Letter(_one_line(subject), body.strip() + "\n", html)
+
+
+def money(price: PlanPrice) -> str:
+    """`1,234.50 EUR`: whole minor units all the way."""
+    decimals = DECIMALS.get(price.currency, 2)
+    units, rest = divmod(price.amount_minor, 10**decimals)
+    return f"{units:,}{f'.{rest:0{decimals}}' if decimals else ''} {price.currency}"
+
+
+def _one_line(name: str) -> str:
+    """Whoever chose the name does not choose where lines of a mail end."""
+    return " ".join(name.split())
 
 
 def _until(subscription: Subscription) -> datetime | None:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from django.db import connection
 
-from notifications.kinds import ON_AUDIT, SCHEDULE
+from notifications import kinds
 from notifications.models import AuditCursor
 
 # Reads every transaction once, in the order of their ids, and none that an older open one could still come before. A
@@ -61,14 +61,15 @@ READER = "notices"
 def read_audit(*, now: datetime) -> int:
     """Make notices of what the audit says happened since the last reading; how many."""
     AuditCursor.objects.get_or_create(reader=READER)
-    actions, kinds = zip(*((kind.on, kind.name) for kind in ON_AUDIT), strict=True)
-    return _count(READ_AUDIT, {"reader": READER, "now": now, "actions": list(actions), "kinds": list(kinds)})
+    actions, names = [kind.action for kind in kinds.ON_AUDIT], [kind.name for kind in kinds.ON_AUDIT]
+    return _count(READ_AUDIT, {"reader": READER, "now": now, "actions": actions, "kinds": names})
 
 
 def pass_milestones(*, now: datetime) -> int:
     """Make notices of the milestones before `term_end` that have passed; how many."""
-    seconds = [int(kind.before_term_end.total_seconds()) for kind in SCHEDULE if kind.before_term_end]
-    return _count(MILESTONES, {"now": now, "seconds": seconds, "kinds": [kind.name for kind in SCHEDULE]})
+    schedule = kinds.schedule()
+    seconds = [int(kind.before_term_end.total_seconds()) for kind in schedule]
+    return _count(MILESTONES, {"now": now, "seconds": seconds, "kinds": [kind.name for kind in schedule]})
 
 
 def _count(statement: str, parameters: dict[str, object]) -> int:

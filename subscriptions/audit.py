@@ -81,7 +81,10 @@ def write(changes: Sequence[Change], *, actor: Actor, source_id: str = "", reaso
     real = [(change, differences) for change in changes if (differences := change.differences)]
     if not real:
         return []
-    rows = [_row(change.subscription, differences) | _evidence(change, differences) for change, differences in real]
+    rows = [
+        _row(change.subscription, differences) | _evidence(change, differences) | {"position": position}
+        for position, (change, differences) in enumerate(real)
+    ]
     with connection.cursor() as cursor:
         cursor.execute(_WRITE, {"rows": json.dumps(rows), "actor": actor, "source_id": source_id, "reason": reason})
         written = {subscription_id: row for subscription_id, *row in cursor.fetchall()}
@@ -102,12 +105,12 @@ def write(changes: Sequence[Change], *, actor: Actor, source_id: str = "", reaso
 def write_first(
     subscription: Subscription, *, effective_at: datetime, actor: Actor, source_id: str = "", reason: str = ""
 ) -> AuditEntry:
-    """Insert a subscription and its first audit entry. Raises ReasonMissing, and IntegrityError by a constraint's name."""
+    """Insert a subscription and its first audit entry. Raises ReasonMissing; IntegrityError names the constraint."""
     check_reason(actor, reason)
     first = {f.attname: getattr(subscription, f.attname) for f in FIELDS.values()}
     differences: Differences = {column: (None, value) for column, value in first.items() if value not in (None, "")}
     born = _row(subscription, {}) | {name: getattr(subscription, name) for name in ("number", "tenant_id", "parent_id")}
-    evidence = {
+    evidence: dict[str, str | datetime] = {
         "row": json.dumps(born),
         "effective_at": effective_at,
         "actor": actor,
@@ -185,7 +188,7 @@ def _write_statement() -> str:
     return f"""
         WITH wanted AS (
             SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb) AS w(
-                id bigint, version integer, action text, effective_at timestamptz, changes jsonb, {typed})
+                id bigint, version integer, position integer, action text, effective_at timestamptz, changes jsonb, {typed})
         ), moved AS (
             UPDATE subscriptions AS s
                SET version = s.version + 1, {", ".join(f"{column} = w.{column}" for column in COLUMNS)}
@@ -196,7 +199,7 @@ def _write_statement() -> str:
                (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, changes)
         SELECT moved.id, moved.tenant_id, moved.version, w.action, w.effective_at,
                %(actor)s, %(source_id)s, %(reason)s, w.changes
-          FROM moved JOIN wanted AS w ON w.id = moved.id
+          FROM moved JOIN wanted AS w ON w.id = moved.id ORDER BY w.position
         RETURNING subscription_id, id, version, recorded_at"""
 
 

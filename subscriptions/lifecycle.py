@@ -118,10 +118,10 @@ def start(
     source_id: str = "",
     reason: str = "",
 ) -> AuditEntry | None:
-    """Begin a subscription; its type is the plan's. Its status is TRIAL for a plan of that type, else ACTIVE, unless said;
-    an add-on begins as its MAIN is.
+    """Begin a subscription; its type is the plan's. Its status is TRIAL for a plan of that type, else ACTIVE, unless
+    said; an add-on begins as its MAIN is.
 
-    Raises InvalidTerm, InvalidPlan, LiveMainExists, InvalidFamily (an ADDON's parent is a live MAIN of the same tenant).
+    Raises InvalidTerm, InvalidPlan, LiveMainExists, InvalidFamily (a parent is a live MAIN of the same tenant).
     """
     terms.aware(now, "now")
     terms.check_term(purchase.term_start, purchase.term_end)
@@ -199,8 +199,8 @@ def renew(
     source_id: str = "",
     reason: str = "",
 ) -> AuditEntry | None:
-    """Extend the term to `term_end` and make the family ACTIVE, except that a hold stays. It ends a cancellation, unless
-    the new term is said to be the last one.
+    """Extend the term to `term_end` and make the family ACTIVE, except that a hold stays. It ends a cancellation,
+    unless the new term is said to be the last one.
 
     A term that is over is followed by a new one that starts where it ended; one that still runs grows. A `term_end` not
     later than the present one changes nothing and answers None.
@@ -314,13 +314,13 @@ def lift_hold(
 def cancel(
     subscription_id: int, *, at: CancelAt, actor: Actor, now: datetime, source_id: str = "", reason: str = ""
 ) -> AuditEntry | None:
-    """End it at once, or when its paid term ends (at once where that is over). None if it is cancelled that way already."""
+    """End it at once, or when its paid term ends (at once where that is over). None if it is so cancelled already."""
     with families.locked(subscription_id, now, source_id, Action.CANCEL_SCHEDULED, Action.EXPIRED) as family:
         if family.repeated:
             return None
         _allow(family.subject, Status.EXPIRED)
         if at is CancelAt.TERM_END and now < family.subject.term_end:
-            values = {"cancel_at_term_end": True}
+            values: dict[str, object] = {"cancel_at_term_end": True}
             return family.write(Action.CANCEL_SCHEDULED, now, values, actor=actor, source_id=source_id, reason=reason)
         values = into(Status.EXPIRED, family.subject, now, EndReason.CANCELLED)
         return family.write(Action.EXPIRED, now, values, actor=actor, source_id=source_id, reason=reason)
@@ -420,7 +420,7 @@ def _started(source_id: str) -> QuerySet[AuditEntry]:
 
 
 def _free_number(now: datetime, source_id: str) -> str | None:
-    """A number that nobody has; None if this source has started a subscription already. The constraints decide a race."""
+    """A number that nobody has; None if this source has started a subscription already. Constraints decide a race."""
     while True:
         number = new_number(now)
         same_number = Subscription.objects.filter(number=number).values_list("number")

@@ -50,7 +50,7 @@ def suspension_end(plan: Windows, *, since: datetime) -> datetime:
 
 
 def aware(instant: datetime, name: str) -> datetime:
-    """The instant itself. Raises InvalidTerm for a naive one, which names no instant, and for one out of any calendar."""
+    """The instant itself. Raises InvalidTerm for a naive one, which names none, and for one out of any calendar."""
     if instant.utcoffset() is None:
         raise InvalidTerm(f"{name} has no time zone.")
     if not EARLIEST <= instant <= LATEST:

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 from uuid import UUID, uuid4
@@ -27,6 +27,7 @@ from webhooks.models import StripeEvent
 pytestmark = pytest.mark.django_db
 SECRET = "whsec_intake_canary"
 CARD = "4242424242424242"
+CLIENT = Client()
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def deliver(
     """Post the bytes, signed now unless a header is given; `environ` is what the server would say about the request."""
     header = signature(body, secret) if header is None else header
     kept: dict[str, Any] = {"HTTP_STRIPE_SIGNATURE": header} | environ
-    answer: HttpResponse = Client().post(path, body, content_type="application/json", **kept)
+    answer: HttpResponse = CLIENT.post(path, body, content_type="application/json", **kept)
     return answer
 
 
@@ -393,7 +394,7 @@ def test_a_chunked_body_is_read_to_its_end() -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
 def test_any_other_method_is_refused_with_the_one_that_is_allowed(method: str) -> None:
     header = {"HTTP_STRIPE_SIGNATURE": signature(BODY, SECRET)}
-    answer = Client().generic(method, "/webhook/stripe", BODY, **header)
+    answer = CLIENT.generic(method, "/webhook/stripe", BODY, **header)
     assert (answer.status_code, answer["Allow"], rows()) == (405, "POST", 0)
 
 
@@ -513,7 +514,7 @@ def test_no_payload_header_or_secret_reaches_a_table_or_a_log_line(caplog: pytes
             deliver(malformed, **canaries).status_code,
             deliver(malformed + b"\xff", **canaries).status_code,
             deliver(written(charged) + b" " * LARGEST_BODY, **canaries).status_code,
-            Client().get("/webhook/stripe", **canaries).status_code,
+            CLIENT.get("/webhook/stripe", **canaries).status_code,
         ]
     assert statuses == [200, 200, 200, 400, 400, 400, 400, 400, 400, 413, 405]
     signed = signature(written(charged), SECRET)[-64:]
@@ -551,9 +552,8 @@ def test_whatever_is_signed_gets_one_of_three_answers(body: bytes) -> None:
     assert deliver(body).status_code in {200, 400, 413}
 
 
-@given(header=st.text() | st.binary().map(lambda raw: raw.decode("latin-1")), ago=st.integers())
-@hypothesis_settings(max_examples=200, deadline=timedelta(seconds=2), suppress_health_check=list(HealthCheck))
-def test_whatever_the_header_says_is_refused(header: str, ago: int) -> None:
-    for said in (header, f"t={ago},v1={header}", f"t={header},v1={'0' * 64}", signature(BODY, SECRET) + header):
-        answer = deliver(BODY, header=said)
-        assert answer.status_code == 400 or said.startswith(signature(BODY, SECRET)[:13])
+@given(header=st.text() | st.binary().map(lambda raw: raw.decode("latin-1")), at=st.integers())
+@hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_an_unsigned_header_says_is_refused(header: str, at: int) -> None:
+    for said in (header, f"t={at},v1={header}", f"t={header},v1={'0' * 64}", f"{header},v1={'0' * 64}"):
+        assert deliver(BODY, header=said).status_code == 400

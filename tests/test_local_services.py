@@ -26,13 +26,23 @@ import redis
 from billing_site.local import environment, ports, postgres_place
 from billing_site.local.mail_catcher import MailCatcher
 from billing_site.local.postgres import Postgres
-from billing_site.local.process import MARK, LocalServiceError, Process, stop_leftover, stop_marked, wait_until
+from billing_site.local.process import (
+    CHECKOUT,
+    MARK,
+    LocalServiceError,
+    Process,
+    stop_leftover,
+    stop_marked,
+    wait_until,
+)
 from billing_site.local.valkey import Valkey
 
 pytestmark = pytest.mark.xdist_group("local_services")
 
 BARE = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
 """An environment that names no server: this test run's own must not reach the servers under test."""
+
+WHO_AM_I = "SELECT rolname, rolsuper, rolbypassrls, rolcreatedb FROM pg_roles WHERE rolname = current_user"
 
 SCRATCH_PROJECT = {
     "billing_site/__init__.py": "",
@@ -84,17 +94,31 @@ SCRATCH_PROJECT = {
 }
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A checkout of nothing but the Makefile, this package and the scratch project; the demo's data live on in it."""
-    directory = tmp_path_factory.mktemp("checkout")
-    shutil.copy(environment.CHECKOUT / "Makefile", directory)
-    here = environment.CHECKOUT / "billing_site/local"
-    shutil.copytree(here, directory / "billing_site/local", ignore=shutil.ignore_patterns("__pycache__"))
+def scratch_checkout(directory: Path) -> Path:
+    """A checkout of nothing but the Makefile, this package and the scratch project."""
+    shutil.copy(CHECKOUT / "Makefile", directory)
+    package = Path("billing_site/local")
+    shutil.copytree(CHECKOUT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in SCRATCH_PROJECT.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(dedent(text))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No demo runs in it between tests; the data of the demos that did live on."""
+    directory = scratch_checkout(tmp_path_factory.mktemp("checkout"))
     yield directory
+    postgres_place.remove(directory / ".local/demo/postgres")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Demo"]:
+    """A demo that is up, in a checkout of its own."""
+    directory = scratch_checkout(tmp_path_factory.mktemp("running"))
+    with Demo(directory, GRACE_DAYS="3").up() as demo:
+        yield demo
     postgres_place.remove(directory / ".local/demo/postgres")
 
 
@@ -131,20 +155,28 @@ class Demo:
     def said(self) -> str:
         return self.output.read_text()
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def visitors(self) -> int:
+        return int(self.said.split("visitors: ")[1].split()[0])
+
     def up(self) -> "Demo":
-        wait_until(lambda: "Ctrl-C" in self.said or self.supervisor.poll() is not None, seconds=60)
-        assert "Ctrl-C" in self.said, self.said
+        self.wait_for("Ctrl-C stops everything")
         return self
+
+    def wait_for(self, words: str) -> None:
+        wait_until(lambda: words in self.said or self.supervisor.poll() is not None, seconds=60)
+        assert words in self.said, self.said
 
     def ended(self, seconds: float = 40) -> int:
         return self.supervisor.wait(seconds)
 
     def processes(self) -> list[psutil.Process]:
-        return [self.supervisor_process, *self.supervisor_process.children(recursive=True)]
-
-    @property
-    def supervisor_process(self) -> psutil.Process:
-        return psutil.Process(self.supervisor.pid)
+        supervisor = psutil.Process(self.supervisor.pid)
+        return [supervisor, *supervisor.children(recursive=True)]
 
     def __enter__(self) -> "Demo":
         return self
@@ -165,81 +197,74 @@ def in_checkout(checkout: Path, *arguments: str, **env: str) -> subprocess.Compl
 # --- the demo -------------------------------------------------------------------------------------------------------
 
 
-def test_sigterm_stops_the_demo_and_everything_it_started(checkout: Path) -> None:
-    with Demo(checkout).up() as demo:
-        started = demo.processes()
-        demo.supervisor.terminate()
-        assert demo.ended() == 0
+def test_sigterm_stops_everything_and_the_next_demo_finds_the_data(checkout: Path) -> None:
+    with Demo(checkout).up() as first:
+        started = first.processes()
+        visitors = first.visitors
+        first.supervisor.terminate()
+        assert first.ended() == 0
     assert len(started) > 10
     assert alive(started) == []
     assert list((checkout / ".local/demo/pids").iterdir()) == []
-
-
-def test_the_next_demo_finds_the_data_of_the_last(checkout: Path) -> None:
-    with Demo(checkout).up() as first:
-        visitors = int(first.said.split("visitors: ")[1].split()[0])
     with Demo(checkout).up() as second:
-        assert f"visitors: {visitors + 1}" in second.said
-
-
-def test_only_one_demo_runs_in_a_checkout_and_its_data_are_safe_meanwhile(checkout: Path) -> None:
-    with Demo(checkout).up() as demo:
-        another = in_checkout(checkout, sys.executable, "-m", "billing_site.local", "demo")
-        reset = in_checkout(checkout, sys.executable, "-m", "billing_site.local", "demo-reset")
-        assert urllib.request.urlopen(f"http://127.0.0.1:{demo.port}/healthz").read() == b"ok"
-    url = f"http://127.0.0.1:{demo.port}"
-    assert (another.returncode, another.stderr) == (1, f"The demo of this checkout is already running. {url}\n")
-    assert (reset.returncode, reset.stderr) == (1, "The demo is running: stop it with Ctrl-C first.\n")
+        assert second.visitors == visitors + 1
 
 
 def test_a_demo_recovers_from_a_killed_supervisor(checkout: Path) -> None:
-    with Demo(checkout).up() as killed:
+    with Demo(checkout) as killed:
+        killed.wait_for("database schema")
         orphans = killed.processes()[1:]
         killed.supervisor.kill()
         killed.ended()
-    with Demo(checkout).up():
-        assert alive(orphans) == []
+    with Demo(checkout, SEEDING="fails") as next_one:
+        assert next_one.ended() == 1
+    assert "seed_demo failed" in next_one.said
+    assert alive(orphans) == []
 
 
-def test_a_dead_part_is_named_and_the_rest_is_stopped(checkout: Path) -> None:
-    with Demo(checkout).up() as demo:
-        started = demo.processes()
-        worker = json.loads((checkout / ".local/demo/pids/worker.json").read_text())["pid"]
-        os.kill(worker, signal.SIGKILL)
-        assert demo.ended() == 1
-    assert "worker died (exit code -9)" in demo.said
-    assert "celery@" in demo.said
-    assert alive(started) == []
-
-
-def test_a_failed_start_stops_what_had_been_started(checkout: Path) -> None:
+def test_a_start_that_fails_says_why_and_stops_what_had_been_started(checkout: Path) -> None:
     with Demo(checkout, SEEDING="fails") as demo:
+        demo.wait_for("database schema")
+        started = demo.processes()
         assert demo.ended() == 1
     assert "seed_demo failed (exit code 1)" in demo.said
     assert "there is no seed" in demo.said
-    assert stop_marked(checkout / ".local/demo") == 0
-    assert list((checkout / ".local/demo/pids").iterdir()) == []
+    assert alive(started) == []
 
 
-def test_what_the_demo_writes_down_is_private_and_names_a_plain_role(checkout: Path) -> None:
-    with Demo(checkout, GRACE_DAYS="3").up():
-        file = checkout / ".local/demo/env"
-        env = environment.read(file)
-        with psycopg.connect(env["DATABASE_URL"]) as connection:
-            role = "SELECT rolname, rolsuper, rolbypassrls, rolcreatedb FROM pg_roles WHERE rolname = current_user"
-            assert connection.execute(role).fetchone() == ("termkeeper", False, False, False)
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert env["GRACE_DAYS"] == "3"
-    assert env["DEBUG"] == "0"
-
-
-def test_servers_that_the_environment_names_are_not_started(checkout: Path, database: Postgres) -> None:
+def test_a_dead_part_is_named_and_the_rest_is_stopped(checkout: Path, database: Postgres) -> None:
     given = {"DATABASE_URL": database.url, "EMAIL_URL": "smtp://127.0.0.1:9", "STRIPE_API_BASE": "http://127.0.0.1:9"}
-    with Demo(checkout, **given).up():
-        env = environment.read(checkout / ".local/demo/env")
-        started = {path.stem for path in (checkout / ".local/demo/pids").iterdir()}
-    assert started == {"valkey", "web", "worker", "beat"}
-    assert {name: env[name] for name in given} == given
+    with Demo(checkout, **given).up() as demo:
+        started = demo.processes()
+        files = {file.stem: file for file in (checkout / ".local/demo/pids").iterdir()}
+        os.kill(json.loads(files["worker"].read_text())["pid"], signal.SIGKILL)
+        assert demo.ended() == 1
+    assert files.keys() == {"valkey", "web", "worker", "beat"}, "what the environment names is not started"
+    assert "worker died (exit code -9)" in demo.said
+    assert alive(started) == []
+
+
+def test_only_one_demo_runs_in_a_checkout_and_its_data_are_safe_meanwhile(running: "Demo") -> None:
+    another = in_checkout(running.checkout, sys.executable, "-m", "billing_site.local", "demo")
+    reset = in_checkout(running.checkout, sys.executable, "-m", "billing_site.local", "demo-reset")
+    assert (another.returncode, reset.returncode) == (1, 1)
+    assert another.stderr == f"The demo of this checkout is already running. {running.url}\n"
+    assert reset.stderr == "The demo is running: stop it with Ctrl-C first.\n"
+    assert urllib.request.urlopen(f"{running.url}/healthz").read() == b"ok"
+
+
+def test_what_the_demo_writes_down_is_private_and_names_a_plain_role(running: "Demo") -> None:
+    file = running.checkout / ".local/demo/env"
+    env = environment.read(file)
+    with psycopg.connect(env["DATABASE_URL"]) as connection:
+        assert connection.execute(WHO_AM_I).fetchone() == ("termkeeper", False, False, False)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert (env["GRACE_DAYS"], env["DEBUG"]) == ("3", "0")
+
+
+def test_a_command_can_run_beside_the_demo_with_its_settings(running: "Demo") -> None:
+    beside = [sys.executable, "-m", "billing_site.local", "run", "--demo", "--", "sh", "-c", "echo $GRACE_DAYS"]
+    assert in_checkout(running.checkout, *beside).stdout == "3\n"
 
 
 def test_a_taken_port_is_one_line_and_nothing_is_started(checkout: Path) -> None:
@@ -302,7 +327,7 @@ def test_no_network_is_one_line(checkout: Path, tmp_path: Path) -> None:
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     (checkout / "requirements-local.txt").write_text(f"a-package-that-is-not-installed==1 --hash=sha256:{'0' * 64}\n")
-    offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
+    offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "1", "PIP_CONFIG_FILE": os.devnull}
     try:
         make = in_checkout(checkout, "make", "demo", f"PYTHON={sys.executable}", **offline)
     finally:
@@ -341,8 +366,7 @@ def test_run_passes_a_signal_on_and_stops_what_the_command_left(checkout: Path) 
 
 def test_the_embedded_database_is_used_as_a_plain_role_and_syncs_to_disk(database: Postgres) -> None:
     with psycopg.connect(database.url) as connection:
-        role = "SELECT rolname, rolsuper, rolbypassrls, rolcreatedb FROM pg_roles WHERE rolname = current_user"
-        assert connection.execute(role).fetchone() == ("termkeeper", False, False, False)
+        assert connection.execute(WHO_AM_I).fetchone() == ("termkeeper", False, False, False)
         assert connection.execute("SHOW fsync").fetchone() == ("on",)
         connection.execute("CREATE TABLE notes AS SELECT 'kept' AS text")
     url = database.url
@@ -365,8 +389,9 @@ def test_valkey_comes_back_on_the_same_port_with_what_was_queued(tmp_path: Path)
 
 
 def test_valkey_asks_for_its_password(tmp_path: Path) -> None:
-    with Valkey(tmp_path) as broker, redis.Redis(port=broker.port) as stranger, pytest.raises(redis.RedisError):
-        stranger.ping()
+    with Valkey(tmp_path) as broker, socket.create_connection(("127.0.0.1", broker.port)) as stranger:
+        stranger.sendall(b"PING\r\n")
+        assert stranger.recv(64).startswith(b"-NOAUTH")
 
 
 def mail(to: str, subject: str = "Your term ends", html: str = "") -> EmailMessage:
@@ -469,6 +494,6 @@ def test_children_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         print(child.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
         """
-    parent = in_checkout(environment.CHECKOUT, sys.executable, "-c", dedent(program))
+    parent = in_checkout(CHECKOUT, sys.executable, "-c", dedent(program))
     child = int(parent.stdout)
     assert wait_until(lambda: not psutil.pid_exists(child) or not alive([psutil.Process(child)]), seconds=5)

@@ -205,12 +205,12 @@ def _known(state: Wanted) -> Known:
             trial=Subquery(trial.order_by("pk").values("pk")[:1]),
             main=Subquery(main.values("pk")[:1]),
             prices=ArraySubquery(
-                sold.values(row=JSONObject(stripe="pk", ours="plan_price_id", plan=JSONObject(**plan)))
+                sold.values(row=JSONObject(stripe="pk", price="plan_price_id", plan=JSONObject(**plan)))
             ),
         )
         .get(pk=state.stripe_subscription_id)
     )
-    prices = {row["stripe"]: PlanPrice(pk=row["price"], plan=Plan(**row["plan"])) for row in link.prices}
+    prices = {row["stripe"]: PlanPrice(pk=row["price"], plan=Plan(**row["plan"])) for row in link.prices or ()}
     return Known(link.subscription, link.applied_ticket, link.tenant, link.trial, link.main, prices)
 
 

@@ -6,7 +6,6 @@ payload, header or card detail is kept or logged.
 
 import json
 import re
-import time
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -67,10 +66,11 @@ def stripe_webhook(request: HttpRequest, uuid: UUID | None = None) -> HttpRespon
         return JsonResponse({"code": "method_not_allowed"}, status=405, headers={"Allow": "POST"})
     try:
         body = _read(request)
-        now = time.time()
-        secrets = settings.STRIPE_WEBHOOK_SECRETS if uuid is None else endpoints.secrets(uuid, now=now)
+        now = timezone.now()
+        unix_now = now.timestamp()
+        secrets = settings.STRIPE_WEBHOOK_SECRETS if uuid is None else endpoints.secrets(uuid, now=unix_now)
         try:
-            verify(body, request.META.get("HTTP_STRIPE_SIGNATURE", ""), secrets, now=now)
+            verify(body, request.META.get("HTTP_STRIPE_SIGNATURE", ""), secrets, now=unix_now)
         except BadSignature:
             raise Refused(400, "bad_signature") from None
         event = _parse(body)
@@ -78,7 +78,7 @@ def stripe_webhook(request: HttpRequest, uuid: UUID | None = None) -> HttpRespon
             return JsonResponse({"received": True, "handled": False})
         if event.get("livemode") is not settings.STRIPE_LIVE_MODE:
             raise Refused(400, "wrong_livemode")
-        new = _claim(_row(event))
+        new = _claim(_row(event, now))
     except Refused as refused:
         return JsonResponse({"code": refused.code}, status=refused.status)
     except endpoints.UnknownEndpoint:
@@ -91,13 +91,18 @@ def stripe_webhook(request: HttpRequest, uuid: UUID | None = None) -> HttpRespon
 
 
 def _read(request: HttpRequest) -> bytes:
-    """The raw body, never more than one byte over the cap. A chunked request has no Content-Length: its end is the stream's."""
-    if int(request.META.get("CONTENT_LENGTH") or 0) > LARGEST_BODY:
+    """The raw body, never more than one byte over the cap. Raises Refused."""
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if not (length.isascii() and length.isdigit()):
+        raise Refused(400, "bad_length")
+    if len(length) > 9 or int(length) > LARGEST_BODY:
         raise Refused(413, "too_large")
-    stream = request.environ["wsgi.input"] if request.META.get("wsgi.input_terminated") else request
+    # Django reads as far as Content-Length; only a chunked body knows its own end. With neither there is no body: the
+    # server's stream would wait until the client hangs up.
+    stream = request.environ["wsgi.input"] if "HTTP_TRANSFER_ENCODING" in request.META else request
     try:
         body: bytes = stream.read(LARGEST_BODY + 1)
-    except OSError:  # the client went away
+    except Exception:  # the client went away, or a chunk is malformed: servers have errors of their own for that
         raise Refused(400, "unreadable") from None
     if len(body) > LARGEST_BODY:
         raise Refused(413, "too_large")
@@ -119,7 +124,7 @@ def _parse(body: bytes) -> dict[str, Any]:
     return event
 
 
-def _row(event: dict[str, Any]) -> tuple[object, ...]:
+def _row(event: dict[str, Any], now: datetime) -> tuple[object, ...]:
     """The ids of an event, in the order of CLAIM. Both generations of Stripe's shapes are read (STRIPE.md)."""
     data = event.get("data")
     subject = data.get("object") if isinstance(data, dict) else None
@@ -129,10 +134,9 @@ def _row(event: dict[str, Any]) -> tuple[object, ...]:
     event_id, object_id = _id(event.get("id")), _id(subject.get("id"))
     if not event_id or not object_id:
         raise Refused(400, "not_an_event")
-    received = timezone.now()
     at = datetime.fromtimestamp(created, UTC)
     subscription_id = subscription_of(subject, event["type"])
-    return event_id, event["type"], object_id, subscription_id, event["livemode"], at, received, received
+    return event_id, event["type"], object_id, subscription_id, event["livemode"], at, now, now
 
 
 def subscription_of(subject: dict[str, Any], event_type: str) -> str:

@@ -8,7 +8,7 @@ the event within INBOX_SWEEP_SECONDS.
 import logging
 import threading
 
-from celery import current_app
+from billing_site.celery import app
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def _publish_for_ever() -> None:
             count, _waiting = min(_waiting, MOST_AT_ONCE), 0
         try:
             for _ in range(count):
-                current_app.send_task("webhooks.tasks.drain_inbox", retry=False, expires=60)
+                app.send_task("webhooks.tasks.drain_inbox", retry=False, expires=60)
         except Exception as error:  # whatever the broker's client raises: the sweep is the promise, this is the hurry
             log.warning("The workers could not be told of new events: %s", type(error).__name__)
         pause.wait(PAUSE_SECONDS)

@@ -69,7 +69,7 @@ class Wanted:
 def wanted(subscription: dict[str, Any]) -> Wanted:
     """Raises Unmappable for an unknown status, and for an object that lacks what every subscription has."""
     stripe_status = subscription.get("status")
-    if stripe_status not in STATUS_OF:
+    if not isinstance(stripe_status, str) or stripe_status not in STATUS_OF:
         raise Unmappable("unknown_status", f"Stripe says {str(stripe_status)[:40]!r}, which we do not know.")
     status = STATUS_OF[stripe_status]
     try:

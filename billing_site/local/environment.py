@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from billing_site.local import ports
-from billing_site.local.process import CHECKOUT as CHECKOUT
+from billing_site.local.process import CHECKOUT
 
 LOCAL = CHECKOUT / ".local"
 DEMO = LOCAL / "demo"
