@@ -8,6 +8,7 @@ from subscriptions.models import Subscription
 from subscriptions.states import Status
 
 SOON = timedelta(days=30)
+FAMILY_MOVES = ("status", "on_hold", "cancel_at_term_end", "term_end")  # where an add-on differs, it goes its own way
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,13 @@ RULES = (
 
 
 def banner(subscriptions: Iterable[Subscription], *, now: datetime) -> list[Line]:
-    """The most urgent rule that applies to each family's root, most urgent first, the nearest date first among equals."""
+    """The most urgent rule that applies to each, most urgent first, the nearest date first among equals.
+
+    An add-on that goes with its main subscription needs no line of its own.
+    """
     lines = []
     for subscription in subscriptions:
-        if subscription.parent_id:
+        if subscription.parent and _goes_with(subscription.parent, subscription):
             continue
         for urgency, rule in enumerate(RULES):
             if rule.applies(subscription, now):
@@ -58,3 +62,7 @@ def banner(subscriptions: Iterable[Subscription], *, now: datetime) -> list[Line
                 lines.append((urgency, until or now, Line(rule.level, rule.code, text, subscription.number, until)))
                 break
     return [line for *_, line in sorted(lines, key=lambda entry: entry[:2])]
+
+
+def _goes_with(main: Subscription, addon: Subscription) -> bool:
+    return all(getattr(addon, name) == getattr(main, name) for name in FAMILY_MOVES)

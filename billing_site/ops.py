@@ -3,18 +3,22 @@
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import redis
 from django.conf import settings
 from django.db import DatabaseError, connection
+from django.db.models import QuerySet
 from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 
+from notifications.models import Notice
+from subscriptions.models import STEPS_BY_ITSELF, Subscription
 from webhooks.models import StripeEvent
 
 log = logging.getLogger(__name__)
 
-OLDEST_UNPROCESSED = timedelta(minutes=15)
+LATE = timedelta(minutes=15)  # how long what is due may wait until we say that nobody does it
 
 
 def healthz(request: HttpRequest) -> JsonResponse:
@@ -23,8 +27,14 @@ def healthz(request: HttpRequest) -> JsonResponse:
 
 
 def readyz(request: HttpRequest) -> JsonResponse:
-    """200 if the database and the broker answer and no Stripe event has waited too long; else 503 and which one failed."""
-    checks: dict[str, Callable[[], str]] = {"database": _database, "broker": _broker, "inbox": _inbox}
+    """200 if the database and the broker answer and nothing that is due has waited too long; else 503 and what has."""
+    checks: dict[str, Callable[[], str]] = {
+        "database": _database,
+        "broker": _broker,
+        "inbox": _inbox,
+        "clock": _clock,
+        "notices": _notices,
+    }
     found = {}
     for name, check in checks.items():
         try:
@@ -49,8 +59,24 @@ def _broker() -> str:
 
 
 def _inbox() -> str:
-    """New events only: one that failed has its own, long schedule."""
-    waiting = StripeEvent.objects.filter(state=StripeEvent.State.PENDING, attempts=0)
-    oldest = waiting.order_by("next_attempt_at").values_list("next_attempt_at", flat=True).first()
-    late = oldest is not None and timezone.now() - oldest > OLDEST_UNPROCESSED
-    return f"the oldest event waits since {oldest.isoformat()}" if late and oldest else "ok"
+    """By when it may be tried: an event that failed has its own, long schedule."""
+    waiting = StripeEvent.objects.filter(state=StripeEvent.State.PENDING)
+    return _late("the oldest event waits", waiting, "next_attempt_at", LATE)
+
+
+def _clock() -> str:
+    """A deadline that has passed and was not acted upon: nobody advances subscriptions."""
+    due = Subscription.objects.filter(STEPS_BY_ITSELF)
+    interval = timedelta(seconds=settings.LIFECYCLE_INTERVAL_SECONDS)
+    return _late("the oldest passed deadline waits", due, "next_deadline", LATE + interval)
+
+
+def _notices() -> str:
+    waiting = Notice.objects.filter(state=Notice.State.PENDING)
+    return _late("the oldest notice waits", waiting, "next_attempt_at", LATE)
+
+
+def _late(what: str, waiting: "QuerySet[Any]", since: str, most: timedelta) -> str:
+    due = waiting.filter(**{f"{since}__lt": timezone.now() - most})
+    oldest = due.order_by(since).values_list(since, flat=True).first()
+    return f"{what} since {oldest:%Y-%m-%dT%H:%M:%SZ}" if oldest else "ok"

@@ -58,7 +58,7 @@ def resend(notices: list[int], *, now: datetime) -> int:
 
 
 def outlook(*, now: datetime) -> Iterator[Notice]:
-    """What `deliver` would do with each notice that is due, as far as that can be known before asking the mail server."""
+    """What `deliver` would do with each notice that is due, as far as is known before the mail server is asked."""
     due = Notice.objects.filter(state=Notice.State.PENDING, next_attempt_at__lte=now).order_by("next_attempt_at", "id")
     for notice in due.select_related("subscription__tenant", "subscription__plan", "subscription__price").iterator():
         notice.state, notice.error = _unsendable(notice, now) or (Notice.State.SENT, "")

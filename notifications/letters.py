@@ -12,11 +12,11 @@ from subscriptions.states import Status
 
 _inliner = css_inline.CSSInliner(load_remote_stylesheets=False)
 
-# How many of an amount's digits are behind the point, where it is not two (ISO 4217).
-DECIMALS = {
-    **dict.fromkeys("BIF CLP DJF GNF JPY KMF KRW MGA PYG RWF UGX VND VUV XAF XOF XPF".split(), 0),
-    **dict.fromkeys("BHD IQD JOD KWD LYD OMR TND".split(), 3),
-}
+# Currencies whose minor unit is not a hundredth (ISO 4217, as Stripe counts them).
+WITHOUT_CENTS = frozenset(
+    {"BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF"}
+)
+THOUSANDTHS = frozenset({"BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"})
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def letter(kind: Kind, subscription: Subscription) -> Letter:
 
 def money(price: PlanPrice) -> str:
     """`1,234.50 EUR`: whole minor units all the way."""
-    decimals = DECIMALS.get(price.currency, 2)
+    decimals = 0 if price.currency in WITHOUT_CENTS else 3 if price.currency in THOUSANDTHS else 2
     units, rest = divmod(price.amount_minor, 10**decimals)
     return f"{units:,}{f'.{rest:0{decimals}}' if decimals else ''} {price.currency}"
 

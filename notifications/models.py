@@ -29,10 +29,14 @@ class Notice(models.Model):
     anchor = models.DateTimeField(help_text="The instant that the message is about.")
     state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
     attempts = models.PositiveSmallIntegerField(default=0)
-    next_attempt_at = models.DateTimeField(help_text="When it may be tried (again); also the lease of who tries it now.")
+    next_attempt_at = models.DateTimeField(
+        help_text="When it may be tried (again); also the lease of who tries it now."
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     sent_at = models.DateTimeField(null=True, blank=True)
-    recipients = models.JSONField(default=list, blank=True, help_text="The addresses that the mail server accepted it for.")
+    recipients = models.JSONField(
+        default=list, blank=True, help_text="The addresses that the mail server accepted it for."
+    )
     error = models.TextField(blank=True, help_text="Why the last try failed.")
 
     class Meta:

@@ -1,7 +1,7 @@
 """From what happened and what comes near to notices: rows, nothing is sent here.
 
-Both readers may run late, twice and in parallel: a notice is unique on (subscription, kind, anchor). One family gets one
-message: its root's.
+Both readers may run late, twice and in parallel: a notice is unique on (subscription, kind, anchor). One family gets
+one message: its root's.
 """
 
 from datetime import datetime
@@ -19,7 +19,8 @@ READ_AUDIT = """
           FROM audit_cursors, (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon) AS h
          WHERE reader = %(reader)s FOR UPDATE OF audit_cursors
     ), told AS (
-        INSERT INTO notices (subscription_id, tenant_id, kind, anchor, state, attempts, next_attempt_at, recipients, error)
+        INSERT INTO notices (subscription_id, tenant_id, kind, anchor, state, attempts, next_attempt_at, recipients,
+                             error)
         SELECT entry.subscription_id, entry.tenant_id, rule.kind, entry.effective_at, 'PENDING', 0, %(now)s, '[]', ''
           FROM span
           JOIN subscription_audit AS entry ON entry.transaction_id >= span.since AND entry.transaction_id < span.horizon
@@ -47,8 +48,10 @@ MILESTONES = """
          WHERE NOT EXISTS (SELECT FROM notices AS n
                             WHERE n.subscription_id = s.id AND n.kind = rule.kind AND n.anchor = s.term_end)
     ), told AS (
-        INSERT INTO notices (subscription_id, tenant_id, kind, anchor, state, attempts, next_attempt_at, recipients, error)
-        SELECT id, tenant_id, kind, term_end, CASE urgency WHEN 1 THEN 'PENDING' ELSE 'SUPERSEDED' END, 0, %(now)s, '[]', ''
+        INSERT INTO notices (subscription_id, tenant_id, kind, anchor, state, attempts, next_attempt_at, recipients,
+                             error)
+        SELECT id, tenant_id, kind, term_end, CASE urgency WHEN 1 THEN 'PENDING' ELSE 'SUPERSEDED' END, 0, %(now)s,
+               '[]', ''
           FROM passed ORDER BY id
         ON CONFLICT (subscription_id, kind, anchor) DO NOTHING
         RETURNING state

@@ -21,5 +21,5 @@ def schedule_notices() -> None:
 
 @shared_task
 def deliver_notices() -> None:
-    for notice in deliver(now=timezone.now()):
+    for notice in deliver(now=timezone.now):
         log.info("Notice %s (%s): %s", notice.pk, notice.kind, notice.state)

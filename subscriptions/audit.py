@@ -188,7 +188,8 @@ def _write_statement() -> str:
     return f"""
         WITH wanted AS (
             SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb) AS w(
-                id bigint, version integer, position integer, action text, effective_at timestamptz, changes jsonb, {typed})
+                id bigint, version integer, position integer, action text, effective_at timestamptz, changes jsonb,
+                {typed})
         ), moved AS (
             UPDATE subscriptions AS s
                SET version = s.version + 1, {", ".join(f"{column} = w.{column}" for column in COLUMNS)}

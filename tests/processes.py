@@ -26,7 +26,9 @@ from billing_site.local.mail_catcher import MailCatcher
 from billing_site.local.postgres import Postgres
 from billing_site.local.process import Process, stop_all, wait_until
 from billing_site.local.valkey import Valkey
+from notifications.models import Notice
 from tests.stripe_sandbox.client import Sandbox
+from webhooks.models import StripeEvent
 
 PATIENCE_SECONDS = 40  # for what takes one or two: the machine may be busy with other tests
 LEASE_SECONDS, SWEEP_SECONDS = 4, 1
@@ -59,10 +61,11 @@ class Service:
             connection.settings_dict.update(before)
 
     def wait(self, condition: Callable[[], bool], what: str, *, seconds: float = PATIENCE_SECONDS) -> None:
-        """Return once ``condition()``; otherwise fail with ``what`` did not happen and the ends of the logs."""
+        """Return once ``condition()``; otherwise fail with what did not happen, what is left to do, and the logs' ends."""
         if not wait_until(condition, seconds=seconds, every=0.02):
-            logs = "\n".join(process.tail(30) for process in (self.web, self.worker, self.beat))
-            raise AssertionError(f"not within {seconds:g} s: {what}\n{logs}")
+            left = [*StripeEvent.objects.exclude(state="DONE").values(), *Notice.objects.exclude(state="SENT").values()]
+            logs = [process.tail(30) for process in (self.web, self.worker, self.beat)]
+            raise AssertionError("\n".join([f"not within {seconds:g} s: {what}", *map(str, left), *logs]))
 
     def kill_worker(self) -> None:
         """SIGKILL for the worker and its children, all at once: nobody can tidy up."""

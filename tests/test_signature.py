@@ -29,7 +29,7 @@ def test_what_stripe_signed_with_our_secret_is_accepted() -> None:
 
 
 def test_an_example_computed_by_hand_is_accepted() -> None:
-    """`printf '1767225600.{"id": "evt_1"}' | openssl dgst -sha256 -hmac whsec_current`, so as not to trust ourselves."""
+    """`printf '1767225600.{"id": "evt_1"}' | openssl dgst -sha256 -hmac whsec_current`, for a second opinion."""
     assert accepted(f"t={NOW},v1=d7042eeb892015b16143c5f8765556f702dbeb766c0ba1d713150a3eb419fdac")
 
 

@@ -64,7 +64,8 @@ FINISH = """
         RETURNING stripe_subscription_id
     )
     UPDATE stripe_events SET state = 'DONE', done_at = %(now)s, outcome = %(outcome)s, error_code = '', error = ''
-     WHERE event_id = %(event)s AND (%(link)s = '' OR EXISTS (SELECT FROM applied))"""
+     WHERE event_id = %(event)s AND state = 'PENDING' AND attempts = %(attempts)s AND replays = %(replays)s
+       AND (%(link)s = '' OR EXISTS (SELECT FROM applied))"""
 
 
 @dataclass(frozen=True)
@@ -217,9 +218,13 @@ def _known(state: Wanted) -> Known:
 def _finish(
     claimed: Claimed, outcome: str, now: datetime, applied_ticket: int = 0, subscription_id: int | None = None
 ) -> bool:
-    """Mark the event done and its ticket applied; False, and nothing done, if the link is no longer as it was read."""
+    """Mark the event done and its ticket applied; False, and nothing done, if the link is no longer as it was read, or
+    the event no longer ours: its lease ended and somebody else took it, or a person asked for a replay.
+    """
     parameters: dict[str, Any] = {
         "event": claimed.event_id,
+        "attempts": claimed.attempts,
+        "replays": claimed.replays,
         "link": claimed.stripe_subscription_id,
         "ticket": claimed.ticket or 0,
         "applied": applied_ticket,
@@ -247,7 +252,8 @@ def _with_subscription_of_checkout(claimed: Claimed) -> Claimed:
 def _failed(claimed: Claimed, code: str, detail: str, now: datetime, *, for_good: bool = False) -> str:
     """Keep why, and when to try again: parked where that is hopeless or has been tried for three days."""
     last = claimed.attempts >= MOST_ATTEMPTS
-    event = StripeEvent.objects.filter(pk=claimed.event_id, state=StripeEvent.State.PENDING, attempts=claimed.attempts)
+    ours = {"state": StripeEvent.State.PENDING, "attempts": claimed.attempts, "replays": claimed.replays}
+    event = StripeEvent.objects.filter(pk=claimed.event_id, **ours)
     if for_good or last:
         event.update(state=StripeEvent.State.PARKED, error_code=code, error=detail)
         log.warning("Parked %s: %s", claimed.event_id, code)

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
@@ -40,6 +40,8 @@ HANDLED_TYPES = frozenset(
 )
 
 STRIPE_ID = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
+
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError)  # the last: it is read-only, after a fail-over
 
 CLAIM = """
     INSERT INTO stripe_events (event_id, type, object_id, stripe_subscription_id, livemode, created_at, received_at,
@@ -83,7 +85,7 @@ def stripe_webhook(request: HttpRequest, uuid: UUID | None = None) -> HttpRespon
         return JsonResponse({"code": refused.code}, status=refused.status)
     except endpoints.UnknownEndpoint:
         return JsonResponse({"code": "unknown_endpoint"}, status=404)
-    except (OperationalError, InterfaceError):
+    except DATABASE_AWAY:
         return JsonResponse({"code": "database_unavailable"}, status=503, headers={"Retry-After": "10"})
     if new:
         poke.inbox()
@@ -97,9 +99,10 @@ def _read(request: HttpRequest) -> bytes:
         raise Refused(400, "bad_length")
     if len(length) > 9 or int(length) > LARGEST_BODY:
         raise Refused(413, "too_large")
-    # Django reads as far as Content-Length; only a chunked body knows its own end. With neither there is no body: the
+    # Django reads as far as Content-Length; a chunked body knows its own end. With neither there is no body, and the
     # server's stream would wait until the client hangs up.
-    stream = request.environ["wsgi.input"] if "HTTP_TRANSFER_ENCODING" in request.META else request
+    chunked = "HTTP_TRANSFER_ENCODING" in request.META and request.META.get("wsgi.input_terminated")
+    stream = request.META["wsgi.input"] if chunked else request
     try:
         body: bytes = stream.read(LARGEST_BODY + 1)
     except Exception:  # the client went away, or a chunk is malformed: servers have errors of their own for that
@@ -124,7 +127,7 @@ def _parse(body: bytes) -> dict[str, Any]:
     return event
 
 
-def _row(event: dict[str, Any], now: datetime) -> tuple[object, ...]:
+def _row(event: dict[str, Any], now: datetime) -> tuple[Any, ...]:
     """The ids of an event, in the order of CLAIM. Both generations of Stripe's shapes are read (STRIPE.md)."""
     data = event.get("data")
     subject = data.get("object") if isinstance(data, dict) else None
@@ -155,17 +158,18 @@ def _id(reference: object) -> str:
     return value if isinstance(value, str) and STRIPE_ID.fullmatch(value) else ""
 
 
-def _claim(row: tuple[object, ...]) -> bool:
+def _claim(row: tuple[Any, ...]) -> bool:
     """Insert the event's row; False if it was there. One statement, in autocommit: it is on disk when this returns."""
-    connection.health_check_done = True  # that would be a second statement; the retry below does the same for free
+    # Asking first whether the connection lives would be a second statement; the retry below does the same for free.
+    connection.health_check_done = True  # type: ignore[attr-defined]
     try:
         return _insert(row)
-    except (OperationalError, InterfaceError):  # the server restarted since this connection was last used
+    except DATABASE_AWAY:  # the server restarted since this connection was last used
         connection.close()
         return _insert(row)
 
 
-def _insert(row: tuple[object, ...]) -> bool:
+def _insert(row: tuple[Any, ...]) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(CLAIM, row)
         return cursor.fetchone() is not None

@@ -9,6 +9,7 @@ from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.functional import cached_property
 from django.utils.html import format_html_join
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
@@ -19,6 +20,9 @@ from notifications.models import Notice
 from subscriptions.lifecycle import next_step
 from subscriptions.models import AuditEntry, Member, Plan, PlanPrice, Subscription, Tenant
 from webhooks.models import StripeEvent, StripeLink
+
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT")
+Names = dict[str, dict[int, str]]  # what the audit knows by key: column → key → name
 
 admin.site.unregister([User, Group])
 
@@ -128,7 +132,12 @@ class AuditRows(ReadOnlyRows):
 
     @display(description="Changes")
     def changed(self, entry: AuditEntry) -> str:
-        return changes(entry)
+        return changes(entry, self.names)
+
+    @cached_property
+    def names(self) -> Names:
+        """Once a page: Django makes an inline anew for each request."""
+        return names()
 
 
 class NoticeRows(ReadOnlyRows):
@@ -182,7 +191,8 @@ class AuditEntryAdmin(ReadOnly, Found):
     list_select_related = ("subscription", "tenant")
     ordering = ("-id",)
     fields = readonly_fields = (
-        "of_subscription", "of_tenant", "version", "action", "effective_at", "recorded_at", "actor", "source", "reason", "changed",
+        "of_subscription", "of_tenant", "version", "action", "effective_at", "recorded_at", "actor", "source",
+        "reason", "changed",
     )  # fmt: skip
 
     @display(description="Effective (UTC)")
@@ -203,7 +213,7 @@ class AuditEntryAdmin(ReadOnly, Found):
 
     @display(description="Changes")
     def changed(self, entry: AuditEntry) -> str:
-        return changes(entry)
+        return changes(entry, names())
 
 
 def what_comes(subscription: Subscription) -> str:
@@ -217,13 +227,21 @@ def source_link(entry: AuditEntry) -> str:
     return link(StripeEvent(pk=event_id), entry.source_id) if event_id.startswith("evt_") else entry.source_id or "–"
 
 
-def changes(entry: AuditEntry) -> str:
-    """What moved, a line a column; plans by name. What merely began as "no" is left out."""
-    named = {**entry.changes}
-    if "plan_id" in named:
-        names = dict(Plan.objects.filter(pk__in=[pk for pk in named["plan_id"] if pk]).values_list("pk", "name"))
-        named["plan"] = [names.get(pk) for pk in named.pop("plan_id")]
-    rows = [(column, _shown(old), _shown(new)) for column, (old, new) in named.items() if (old, new) != (None, False)]
+def names() -> Names:
+    prices = PlanPrice.objects.select_related("plan")
+    return {
+        "plan_id": dict(Plan.objects.values_list("pk", "name")),
+        "price_id": {price.pk: str(price) for price in prices},
+    }
+
+
+def changes(entry: AuditEntry, names: Names) -> str:
+    """What moved, a line a column; plans and prices by name. What merely began as "no" is left out."""
+    rows = [
+        (column.removesuffix("_id"), *(_shown(names.get(column, {}).get(value, value)) for value in (old, new)))
+        for column, (old, new) in entry.changes.items()
+        if (old, new) != (None, False)
+    ]
     return format_html_join("", "<div><b>{}</b>: {} → {}</div>", rows)
 
 
@@ -234,6 +252,3 @@ def _shown(value: object) -> str:
         return "yes" if value else "no"
     text = str(value)
     return when(datetime.fromisoformat(text)) if INSTANT.match(text) else text
-
-
-INSTANT = re.compile(r"\d{4}-\d\d-\d\dT")

@@ -50,4 +50,5 @@ class NoticeAdmin(ReadOnly, Found):
     @admin.action(description="Try to send again", permissions=["resend"])
     def resend(self, request: HttpRequest, notices: QuerySet[Notice]) -> None:
         count = delivery.resend(list(notices.values_list("pk", flat=True)), now=timezone.now())
-        self.message_user(request, f"{count} notices will be sent in a moment; sent ones stay as they are.", messages.SUCCESS)
+        told = f"{count} {'notice' if count == 1 else 'notices'} will be sent in a moment; others stay as they are."
+        self.message_user(request, told, messages.SUCCESS)

@@ -4,6 +4,7 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html_join
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
@@ -45,8 +46,11 @@ class StripeEventAdmin(ReadOnly, Found):
 
     @display(description="What it changed here")
     def caused(self, event: StripeEvent) -> str:
-        entries = AuditEntry.objects.filter(source_id=event.source_id).select_related("subscription")
-        return ", ".join(f"{entry.subscription.number}: {entry.get_action_display()}" for entry in entries[:20]) or "–"
+        """Also by earlier replays: each is a source of its own."""
+        sources = [StripeEvent(pk=event.pk, replays=number).source_id for number in range(event.replays + 1)]
+        entries = AuditEntry.objects.filter(source_id__in=sources).select_related("subscription").order_by("id")
+        rows = [(link(entry.subscription), entry.get_action_display()) for entry in entries[:20]]
+        return format_html_join("", "<div>{}: {}</div>", rows) or "–"
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("webhooks.change_stripeevent")
@@ -55,7 +59,8 @@ class StripeEventAdmin(ReadOnly, Found):
     def replay(self, request: HttpRequest, events: QuerySet[StripeEvent]) -> None:
         count = inbox.replay(list(events.values_list("pk", flat=True)), now=timezone.now())
         poke.inbox()
-        self.message_user(request, f"{count} events will be tried again in a moment.", messages.SUCCESS)
+        told = f"{count} {'event' if count == 1 else 'events'} will be tried again in a moment."
+        self.message_user(request, told, messages.SUCCESS)
 
 
 @admin.register(StripeLink)

@@ -10,6 +10,7 @@ from rest_framework import generics, serializers, views
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing_site.api import schema  # noqa: F401  (importing it registers it)
 from billing_site.api.permissions import tenant_of
 from billing_site.banner import banner
 from subscriptions.lifecycle import next_step
@@ -33,7 +34,9 @@ class SubscriptionSerializer(serializers.ModelSerializer[Subscription]):
     parent = serializers.SlugRelatedField[Any](slug_field="number", read_only=True, allow_null=True)
     price = PriceSerializer(read_only=True, allow_null=True)
     grants_access = serializers.SerializerMethodField()
-    next_step = serializers.SerializerMethodField(help_text="What happens by itself, and when, if nobody does anything.")
+    next_step = serializers.SerializerMethodField(
+        help_text="What happens by itself, and when, if nobody does anything."
+    )
 
     class Meta:
         model = Subscription
@@ -52,10 +55,19 @@ class SubscriptionSerializer(serializers.ModelSerializer[Subscription]):
         return None if step is None else dict(NextStepSerializer(step).data)
 
 
+@extend_schema_field(bool)
+class YesOrNo(django_filters.TypedChoiceFilter):
+    """`true` or `false`: django-filter's own would read every other word as neither."""
+
+    def __init__(self, **more: Any) -> None:
+        choices = [("true", "true"), ("false", "false")]
+        super().__init__(choices=choices, coerce=lambda word: word == "true", empty_value=False, **more)
+
+
 class SubscriptionFilter(django_filters.FilterSet):
     status = django_filters.ChoiceFilter(choices=Status.choices)
     type = django_filters.ChoiceFilter(choices=Type.choices)
-    include_expired = django_filters.BooleanFilter(method="keep", label="Also those that are over (default: no).")
+    include_expired = YesOrNo(method="keep", label="Also those that are over (default: no).")
 
     class Meta:
         model = Subscription

@@ -16,7 +16,8 @@ CONTENT_TYPE = "application/problem+json"
 
 def problem(http_status: int, code: str, detail: str = "", **facts: Any) -> dict[str, Any]:
     title = HTTPStatus(http_status).phrase
-    return {"type": "about:blank", "title": title, "status": http_status, "code": code, "detail": detail or title, **facts}
+    named = {"type": "about:blank", "title": title, "status": http_status, "code": code, "detail": detail or title}
+    return named | facts
 
 
 def problem_response(error: Exception, context: dict[str, Any]) -> Response | None:

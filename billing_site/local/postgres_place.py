@@ -16,6 +16,7 @@ from pathlib import Path
 from billing_site.local.process import LocalServiceError
 
 SYSTEM_USER = "pgserver"
+ELSEWHERE = Path("/var/tmp")
 
 
 class Place:
@@ -44,11 +45,13 @@ class Place:
 
     def _come_within_reach(self) -> None:
         if not self._can("/bin/sh", "-c", 'cd "$1"', "sh", str(self.cluster.resolve())):
-            elsewhere = Path(tempfile.mkdtemp(prefix="termkeeper-", dir="/var/tmp"))
+            _remove_what_nothing_links_to()
+            elsewhere = Path(tempfile.mkdtemp(prefix="termkeeper-", dir=ELSEWHERE))
             elsewhere.chmod(0o711)
             shutil.move(self.cluster, elsewhere / "cluster")
             self.hand_over(elsewhere / "cluster")
             self.cluster.symlink_to(elsewhere / "cluster")
+            (elsewhere / "linked-from").write_text(str(self.cluster))
         if not self._can(self.program("initdb"), "--version"):
             self._programs = _copy(_installation(), self.cluster.resolve().with_name("programs")) / "bin"
             if not self._can(self.program("initdb"), "--version"):
@@ -68,6 +71,14 @@ def remove(directory: Path) -> None:
         shutil.rmtree(cluster.resolve().parent)
     if directory.exists():
         shutil.rmtree(directory)
+
+
+def _remove_what_nothing_links_to() -> None:
+    """Whoever deletes a checkout, or a test's folder, does not know that a part of it lives elsewhere."""
+    for place in ELSEWHERE.glob("termkeeper-*"):
+        note = place / "linked-from"
+        if place.stat().st_uid == 0 and note.exists() and Path(note.read_text()).resolve() != place / "cluster":
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _installation() -> Path:

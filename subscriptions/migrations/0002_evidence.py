@@ -11,6 +11,22 @@ CHANGED = f"({', '.join(f'OLD.{c}' for c in ('version', *TRACKED))}) IS DISTINCT
 FAMILY = """
 ALTER TABLE subscriptions ADD CONSTRAINT a_parent_is_a_main_of_the_same_tenant
     FOREIGN KEY (parent_id, tenant_id, parent_type) REFERENCES subscriptions (id, tenant_id, type);
+
+-- An add-on that lived on would never end: the clock moves it with its main subscription.
+CREATE FUNCTION subscriptions_end_together() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM subscriptions AS main JOIN subscriptions AS addon ON addon.parent_id = main.id
+      WHERE main.id = coalesce(NEW.parent_id, NEW.id) AND main.status = 'EXPIRED' AND addon.status <> 'EXPIRED';
+    IF FOUND THEN
+        RAISE EXCEPTION 'subscription %: an add-on cannot outlive its main subscription', NEW.id
+            USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'no_addon_outlives_its_main';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER no_addon_outlives_its_main AFTER INSERT OR UPDATE ON subscriptions
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN ((NEW.type = 'ADDON' AND NEW.status <> 'EXPIRED') OR (NEW.type = 'MAIN' AND NEW.status = 'EXPIRED'))
+    EXECUTE FUNCTION subscriptions_end_together();
 """
 
 # Checked at commit, for every version that a transaction passed through: two changes need two entries. A foreign key
@@ -57,7 +73,9 @@ class Migration(migrations.Migration):
     dependencies = [("subscriptions", "0001_initial")]
     operations = [
         migrations.RunSQL(
-            FAMILY, "ALTER TABLE subscriptions DROP CONSTRAINT a_parent_is_a_main_of_the_same_tenant"
+            FAMILY,
+            "DROP FUNCTION subscriptions_end_together CASCADE;"
+            "ALTER TABLE subscriptions DROP CONSTRAINT a_parent_is_a_main_of_the_same_tenant",
         ),
         migrations.RunSQL(EVIDENCE, "DROP FUNCTION subscriptions_need_evidence CASCADE"),
         migrations.RunSQL(APPEND_ONLY, "DROP FUNCTION subscription_audit_only_grows CASCADE"),

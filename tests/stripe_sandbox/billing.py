@@ -279,6 +279,10 @@ def tick(world: World, *, now: int) -> int:
     """Do what has fallen due, each at its own instant; how many deadlines passed. Safe to repeat."""
     passed = 0
     with world.changing():
+        for session in world.store.all("checkout.session").values():
+            if session["status"] == "open" and session["expires_at"] <= now:
+                world.put(session | {"status": "expired", "url": None})
+                passed += 1
         for subscription in list(world.store.all("subscription").values()):
             for _ in range(200):  # a clock set years ahead is caught up deadline by deadline
                 due = [(when, rank) for rank, (when, _) in enumerate(deadlines(world, subscription)) if when <= now]

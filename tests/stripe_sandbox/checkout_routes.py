@@ -89,6 +89,8 @@ def complete(world: World, session: Obj, *, now: int, settled: bool = True) -> O
     """
     if session["status"] != "open":
         raise ControlError(f"{session['id']} is {session['status']}: only an open session can be completed")
+    if session["customer"] and world.need("customer", session["customer"]).get("deleted"):
+        raise ControlError(f"{session['customer']}, for whom {session['id']} was made, has been deleted")
     given = dict(session["_subscription_data"])
     given["trial_end"] = trial_end_from(given, now=now)
     customer_id = session["customer"] or _new_customer(world, session, now=now)

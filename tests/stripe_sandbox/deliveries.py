@@ -9,8 +9,10 @@ import hmac
 import http.client
 import itertools
 import json
+import sys
 import threading
 import time
+import traceback
 from collections import deque
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
@@ -162,6 +164,8 @@ class Deliveries:
             try:
                 for errand in batch:
                     self._deliver(errand, epoch)
+            except Exception:  # a defect of ours must not cost the pool a thread
+                traceback.print_exc(file=sys.stderr)
             finally:
                 with self._turn:
                     self._running -= 1
@@ -235,7 +239,7 @@ class Deliveries:
         status, error = None, None
         try:
             status = _send(letter, signature, timeout_seconds=knobs.delivery_timeout_seconds)
-        except (OSError, http.client.HTTPException) as failure:
+        except (OSError, ValueError, http.client.HTTPException) as failure:  # ValueError: a URL that is none
             error = f"{type(failure).__name__}: {failure}"
         accepted = status is not None and 200 <= status < 300
         outcome = "delivered" if accepted else "refused" if status else "failed"

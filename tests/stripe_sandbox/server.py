@@ -5,6 +5,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
@@ -170,6 +171,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send_json(error.status, {"error": str(error)})
         except (TypeError, ValueError) as error:
             self._send_json(400, {"error": f"could not read that: {error}"})
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            self._send_json(500, {"error": "the sandbox itself failed; its traceback is on stderr"})
         else:
             if is_form:  # a person pressed a button
                 shown = answered.get("success_url", "").replace("{CHECKOUT_SESSION_ID}", answered.get("id", ""))

@@ -113,10 +113,9 @@ class World:
 
     def endpoints_for(self, kind: str) -> list[str]:
         targets = ["default"] if self.config.webhook_url else []
-        for endpoint in self.store.all("webhook_endpoint").values():
-            if endpoint["status"] == "enabled" and {"*", kind} & set(endpoint["enabled_events"]):
-                targets.append(endpoint["id"])
-        return targets
+        registered = self.store.all("webhook_endpoint").values()
+        listening = [e for e in registered if e["status"] == "enabled" and {"*", kind} & set(e["enabled_events"])]
+        return targets + [endpoint["id"] for endpoint in listening]
 
     # settings
 

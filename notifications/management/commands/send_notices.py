@@ -1,5 +1,6 @@
 from argparse import ArgumentParser
 from contextlib import nullcontext
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -19,25 +20,27 @@ class Command(BaseCommand):
         add_now(parser)
         add_dry_run(parser)
 
-    def handle(self, *, now: Any, dry_run: bool, **options: Any) -> None:
-        now = now or timezone.now()
+    def handle(self, *, now: datetime | None, dry_run: bool, **options: Any) -> None:
+        def clock() -> datetime:
+            return now or timezone.now()
+
         failed = count = 0
         with transaction.atomic() if dry_run else nullcontext():
-            made = read_audit(now=now) + pass_milestones(now=now)
-            for notice in outlook(now=now) if dry_run else deliver(now=now, limit=100_000):
+            made = read_audit(now=clock()) + pass_milestones(now=clock())
+            for notice in outlook(now=clock()) if dry_run else deliver(now=clock, limit=100_000):
                 count += 1
-                failed += notice.state == Notice.State.FAILED or bool(notice.error)
+                failed += bool(notice.error)
                 self.stdout.write(line(notice))
             if dry_run:
                 transaction.set_rollback(True)
-        self.stdout.write(
-            f"{made} new {'notice' if made == 1 else 'notices'}; {count} {'would be tried' if dry_run else 'tried'}."
-        )
+        tried = "would be tried" if dry_run else "tried"
+        self.stdout.write(f"{made} new {'notice' if made == 1 else 'notices'}; {count} {tried}.")
         if failed:
             raise CommandError(f"{failed} could not be sent: see their errors in the admin.")
 
 
 def line(notice: Notice) -> str:
-    to = ", ".join(notice.recipients) or notice.tenant.email or "no address"
+    """`SUB-20260101-ABCDE  renewal_30  billing@acme.example  Sent`"""
+    to = ", ".join(notice.recipients) or notice.subscription.tenant.email or "no address"
     error = f"  {notice.error}" if notice.error else ""
     return f"{notice.subscription.number}  {notice.kind}  {to}  {notice.get_state_display()}{error}"

@@ -1,0 +1,197 @@
+"""What the database refuses by itself, whoever writes. Of subscriptions and their audit: test_evidence."""
+
+from collections.abc import Callable
+
+import pytest
+from django.db import Error, connection, transaction
+from django.db.utils import IntegrityError
+
+from subscriptions.models import Subscription
+from tests.builders import FEB_1, JAN_1, PlanFactory, PlanPriceFactory, TenantFactory, subscription
+
+pytestmark = pytest.mark.django_db
+
+TABLES = {
+    "tenants", "members", "plans", "plan_prices", "plan_slots", "subscriptions", "subscription_audit", "device_tiers",
+    "devices", "tier_allocations", "slot_assignments", "features", "plan_features", "feature_overrides", "quota_usage",
+    "stripe_events", "stripe_links", "stripe_prices", "notices", "api_keys",
+}  # fmt: skip
+
+
+def sql(statement: str, **values: object) -> int:
+    """The id of the row that was inserted."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        return int(cursor.fetchone()[0]) if cursor.description else 0
+
+
+def insert(table: str, returning: str = "0", **row: object) -> int:
+    columns, values = ", ".join(row), ", ".join(f"%({name})s" for name in row)
+    return sql(f"INSERT INTO {table} ({columns}) VALUES ({values}) RETURNING {returning}", **row)
+
+
+def test_every_table_of_the_contract_exists() -> None:
+    assert TABLES - set(connection.introspection.table_names()) == set()
+
+
+def test_the_service_is_neither_superuser_nor_exempt_from_row_security() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT rolsuper, rolbypassrls FROM pg_roles WHERE rolname = current_user")
+        assert cursor.fetchone() == (False, False)
+
+
+# --- entitlements ----------------------------------------------------------------------------------------------------
+
+
+class World:
+    """One of everything that rows below point at, written without the ORM's help."""
+
+    def __init__(self) -> None:
+        self.tenant, self.plan = TenantFactory.create().pk, PlanFactory.create().pk
+        self.s: Subscription = subscription()
+        self.basic = insert("device_tiers", "id", code="basic", name="Basic")
+        self.premium = insert("device_tiers", "id", code="premium", name="Premium")
+        self.allocation = self.allocate(5)
+        self.device = self.register("meter-1")
+        self.feature = insert("features", "id", code="api", name="API calls", kind="QUOTA")
+
+    def allocate(self, slots: int, used: int = 0, **more: object) -> int:
+        row = {"subscription_id": self.s.pk, "tier_id": self.basic, "slot_limit": slots, "slots_used": used}
+        return insert("tier_allocations", "id", **row | more)
+
+    def register(self, device_id: str) -> int:
+        return insert("devices", "id", tenant_id=self.tenant, device_id=device_id)
+
+    def assign(self, **more: object) -> int:
+        row = {
+            "allocation_id": self.allocation, "tier_id": self.basic, "device_id": self.device, "assigned_at": JAN_1,
+            "assigned_by": "staff:1", "released_by": "", "reason": "",
+        }  # fmt: skip
+        return insert("slot_assignments", "id", **row | more)
+
+    def override(self, reason: str = "as agreed") -> int:
+        row = {"tenant_id": self.tenant, "feature_id": self.feature, "amount": 1, "reason": reason}
+        return insert("feature_overrides", "id", **row)
+
+    def use(self, used: int) -> int:
+        return insert("quota_usage", "id", tenant_id=self.tenant, feature_id=self.feature, used=used)
+
+    def notice(self, **more: object) -> int:
+        row = {
+            "subscription_id": self.s.pk, "tenant_id": self.s.tenant_id, "kind": "suspended", "anchor": FEB_1,
+            "state": "PENDING", "attempts": 0, "next_attempt_at": JAN_1, "recipients": "[]", "error": "",
+        }  # fmt: skip
+        return insert("notices", "id", **row | more)
+
+    def event(self, **more: object) -> int:
+        row = {
+            "event_id": "evt_1", "type": "invoice.paid", "object_id": "in_1", "stripe_subscription_id": "",
+            "livemode": False, "created_at": JAN_1, "received_at": JAN_1, "state": "PENDING", "attempts": 0,
+            "replays": 0, "next_attempt_at": JAN_1, "outcome": "", "error_code": "", "error": "",
+        }  # fmt: skip
+        return insert("stripe_events", **row | more)
+
+    def link(self, at_stripe: str, **more: object) -> int:
+        row = {"stripe_subscription_id": at_stripe, "subscription_id": self.s.pk, "ticket": 1, "applied_ticket": 0}
+        return insert("stripe_links", **row | more)
+
+    def key(self, sha256: str = "0" * 64, prefix: str = "tk_1") -> int:
+        return insert("api_keys", "id", prefix=prefix, sha256=sha256, name="gateway", scopes="[]")
+
+
+def twice(*calls: Callable[[], object]) -> None:
+    for call in (*calls, *calls):
+        call()
+
+
+# The constraint's name → what it refuses.
+REFUSED: dict[str, Callable[[World], object]] = {
+    "slots_are_never_oversold": lambda w: sql(f"UPDATE tier_allocations SET slots_used = 6 WHERE id = {w.allocation}"),
+    "slots_are_never_oversold ": lambda w: sql(
+        f"UPDATE tier_allocations SET slots_used = -1 WHERE id = {w.allocation}"
+    ),
+    "slots_are_never_oversold  ": lambda w: w.allocate(-1, -1, tier_id=w.premium),
+    "one_allocation_per_subscription_and_tier": lambda w: w.allocate(1),
+    "one_open_assignment_per_device": lambda w: twice(w.assign),
+    "an_assignments_tier_is_its_allocations": lambda w: w.assign(tier_id=w.premium),
+    "an_assignment_ends_after_it_began": lambda w: w.assign(assigned_at=FEB_1, released_at=JAN_1),
+    "one_device_per_tenant_and_device_id": lambda w: w.register("meter-1"),
+    "one_row_per_plan_and_tier": lambda w: twice(
+        lambda: insert("plan_slots", plan_id=w.plan, tier_id=w.basic, slots=1)
+    ),
+    "one_row_per_plan_and_feature": lambda w: twice(
+        lambda: insert("plan_features", plan_id=w.plan, feature_id=w.feature, amount=1)
+    ),
+    "one_override_per_tenant_and_feature": lambda w: twice(w.override),
+    "an_override_has_a_reason": lambda w: w.override(reason=""),
+    "one_usage_row_per_tenant_and_feature": lambda w: twice(lambda: w.use(1)),
+    "quota_use_is_never_negative": lambda w: w.use(-1),
+    "device_tiers_code_key": lambda w: insert("device_tiers", code="basic", name="Basic again"),
+    "features_code_key": lambda w: insert("features", code="api", name="API again", kind="SWITCH"),
+    "one_notice_per_subscription_kind_and_anchor": lambda w: twice(w.notice),
+    "a_sent_notice_says_when": lambda w: w.notice(state="SENT"),
+    "a_sent_notice_says_when ": lambda w: w.notice(sent_at=JAN_1),
+    "stripe_events_pkey": lambda w: twice(w.event),
+    "an_event_is_done_when_it_says_so": lambda w: w.event(state="DONE"),
+    "an_event_is_done_when_it_says_so ": lambda w: w.event(done_at=JAN_1),
+    "stripe_links_pkey": lambda w: twice(lambda: w.link("sub_1", subscription_id=None)),
+    "stripe_links_subscription_id_key": lambda w: [w.link("sub_1"), w.link("sub_2")],
+    "only_a_ticket_that_was_taken_is_applied": lambda w: w.link("sub_1", applied_ticket=2),
+    "stripe_prices_pkey": lambda w: twice(
+        lambda: insert("stripe_prices", stripe_price_id="price_1", plan_price_id=PlanPriceFactory.create().pk)
+    ),
+    "a_key_is_kept_as_its_hash": lambda w: w.key(sha256="tk_1_in_plain_text"),
+    "api_keys_prefix_key": lambda w: twice(w.key),
+}
+
+
+@pytest.mark.parametrize("constraint", REFUSED)
+def test_a_row_that_breaks_a_rule_is_refused_by_the_rules_name(constraint: str) -> None:
+    world = World()
+    with pytest.raises(IntegrityError) as refusal, transaction.atomic():
+        REFUSED[constraint](world)
+    assert refused_by(refusal.value) == constraint.strip()
+
+
+def refused_by(error: Error) -> str | None:
+    diagnosis = getattr(error.__cause__, "diag", None)
+    return getattr(diagnosis, "constraint_name", None)
+
+
+def test_what_breaks_no_rule_is_written() -> None:
+    w = World()
+    w.assign(released_at=FEB_1)
+    w.assign()
+    w.allocate(0, tier_id=w.premium)
+    w.register("meter-2")
+    w.override()
+    w.use(0)
+    w.notice()
+    w.notice(state="SENT", sent_at=JAN_1, anchor=JAN_1)
+    w.event()
+    w.link("sub_1", applied_ticket=1)
+    w.link("sub_2", subscription_id=None)
+    w.key()
+
+
+def test_no_constraint_of_these_tables_is_left_untried() -> None:
+    """Foreign keys, NOT NULL and Django's own checks of positive numbers aside: those are not rules of the trade."""
+    tables = [
+        "device_tiers", "devices", "plan_slots", "tier_allocations", "slot_assignments", "features", "plan_features",
+        "feature_overrides", "quota_usage", "stripe_events", "stripe_links", "stripe_prices", "notices", "api_keys",
+    ]  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT conname FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
+             WHERE relname = ANY(%(tables)s) AND contype IN ('c', 'u', 'p')
+               AND NOT (contype = 'p' AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = conrelid AND attname = 'id'))
+            UNION SELECT relname FROM pg_class JOIN pg_index ON indexrelid = pg_class.oid
+             WHERE indisunique AND indpred IS NOT NULL AND indrelid IN
+                   (SELECT oid FROM pg_class WHERE relname = ANY(%(tables)s))""",
+            {"tables": tables},
+        )
+        named = {name for (name,) in cursor.fetchall()}
+    keys_of_foreign_keys = {"allocation_key"}
+    untried = named - {name.strip() for name in REFUSED} - keys_of_foreign_keys
+    assert {name for name in untried if not name.endswith("_check")} == set()
