@@ -23,7 +23,7 @@ test: lint types ## everything that has to pass: lint, types, migrations, checks
 	@$(WITH_SERVERS) sh -ec '\
 		python manage.py makemigrations --check --dry-run; \
 		python manage.py check; \
-		python -m pytest -n 2 --dist loadgroup $(ARGS)'
+		python -m pytest -n 2 --dist loadfile $(ARGS)'
 
 lint: packages-dev ## ruff: rules and format
 	@$(BIN)/ruff check .

@@ -4,6 +4,7 @@ A variable that is missing or malformed ends the process with one line that name
 """
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -32,8 +33,10 @@ def read(
     if not given and default is REQUIRED:
         refuse(name, "is not set")
     try:
-        value = parse(name) if given else default
-    except (ValueError, ImproperlyConfigured, AttributeError, KeyError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # django-environ's own prints the whole URL, password included
+            value = parse(name) if given else default
+    except (ValueError, ImproperlyConfigured, AttributeError, KeyError, Warning):
         refuse(name, "is malformed")
     if given and not valid(value):
         refuse(name, "has a value that is not allowed")
@@ -161,6 +164,7 @@ LANGUAGE_CODE = "en"
 FORMAT_MODULE_PATH = ["billing_site.formats"]
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / ".local" / "static"
+WHITENOISE_ROOT = BASE_DIR / "billing_site" / "static" / "root"  # /favicon.ico, for pages that name none
 WHITENOISE_USE_FINDERS = not STATIC_ROOT.exists()  # the image collects its files; a checkout serves them where they are
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"

@@ -5,6 +5,7 @@ one message: its root's.
 """
 
 from datetime import datetime
+from typing import Any
 
 from django.db import connection
 
@@ -75,7 +76,7 @@ def pass_milestones(*, now: datetime) -> int:
     return _count(MILESTONES, {"now": now, "seconds": seconds, "kinds": [kind.name for kind in schedule]})
 
 
-def _count(statement: str, parameters: dict[str, object]) -> int:
+def _count(statement: str, parameters: dict[str, Any]) -> int:
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
         (count,) = cursor.fetchone()

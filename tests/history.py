@@ -20,9 +20,9 @@ from tests.builders import ALICE, subscription
 T = TypeVar("T")
 
 
-def on(month: int, day: int, *clock: int) -> datetime:
+def on(month: int, day: int, hour: int = 0, minute: int = 0) -> datetime:
     """An instant of 2026, UTC."""
-    return datetime(2026, month, day, *clock, tzinfo=UTC)
+    return datetime(2026, month, day, hour, minute, tzinfo=UTC)
 
 
 def by(now: datetime, source_id: str = "") -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _parsed(column: str, value: Any) -> object:
 
 def replayed(s: Subscription) -> dict[str, object]:
     """The tracked columns as the audit alone tells them."""
-    row: dict[str, object] = {}
+    row: dict[str, object] = {"end_reason": ""}
     for entry in entries(s):
         for column, (old, new) in entry.changes.items():
             assert row.get(column) == old, f"v{entry.version} says that {column} was {old!r}"

@@ -1,19 +1,19 @@
-"""Which way imports point, who may read the clock and the environment, and which jobs there are: read off the source."""
+"""Which way imports point, who reads the clock and the environment, which jobs there are: read off the source."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
-from celery import current_app
 
 from billing_site import clock
+from billing_site.celery import app
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # What each part may import of the others. What is not named here imports nothing of ours.
-MAY_IMPORT = {
+MAY_IMPORT: dict[str, set[str]] = {
     "subscriptions": set(),
     "entitlements": {"subscriptions"},
     "webhooks": {"subscriptions", "entitlements"},
@@ -37,7 +37,7 @@ def modules(root: Path) -> Iterator[tuple[Path, ast.Module]]:
 
 
 def imports(module: ast.Module, path: Path) -> set[str]:
-    """Full names of what is imported anywhere in the module, inside functions too: `a.b` and `a.b.c` for `from a.b import c`."""
+    """What is imported anywhere in it, inside functions too: `a.b` and `a.b.c` for `from a.b import c`."""
     found: set[str] = set()
     for node in ast.walk(module):
         if isinstance(node, ast.Import):
@@ -98,12 +98,12 @@ def _habits(path: Path, node: ast.AST) -> Iterator[str]:
         yield "listens to signals"
 
 
-# Django and Celery want to be told where the settings are, before there are settings.
-NAMES_THE_SETTINGS = ["billing_site/celery.py:7 reads the environment", "billing_site/wsgi.py:7 reads the environment"]
+# They tell Django where the settings are, before there are settings; what else they touch is looked at below.
+NAME_THE_SETTINGS = re.compile(r"billing_site/(celery|wsgi)\.py:\d+ reads the environment")
 
 
 def test_imports_point_one_way_and_only_edges_read_the_clock_and_the_environment() -> None:
-    assert [found for found in violations(ROOT) if found not in NAMES_THE_SETTINGS] == []
+    assert [found for found in violations(ROOT) if not NAME_THE_SETTINGS.fullmatch(found)] == []
 
 
 def test_the_two_that_touch_the_environment_only_name_the_settings() -> None:
@@ -116,42 +116,57 @@ def test_the_two_that_touch_the_environment_only_name_the_settings() -> None:
         assert calls == [["DJANGO_SETTINGS_MODULE", "billing_site.settings"]]
 
 
+ASKS_THE_TIME = "from django.utils import timezone\nnow = timezone.now()"
+
+
 @pytest.mark.parametrize(
     ("path", "source", "found"),
     [
-        ("subscriptions/a.py", "import webhooks.inbox", "subscriptions/a.py imports webhooks"),
-        ("subscriptions/a.py", "from entitlements import slots", "subscriptions/a.py imports entitlements"),
-        ("entitlements/a.py", "from webhooks.models import StripeEvent", "entitlements/a.py imports webhooks"),
-        ("webhooks/a.py", "from notifications import delivery", "webhooks/a.py imports notifications"),
-        ("notifications/a.py", "import webhooks", "notifications/a.py imports webhooks"),
-        ("notifications/a.py", "from billing_site import clock", "notifications/a.py imports billing_site"),
-        ("webhooks/a.py", "def late():\n    import billing_site.urls", "webhooks/a.py imports billing_site"),
-        ("webhooks/a.py", "from .. import billing_site", None),  # leaves the package: Python refuses it itself
-        ("subscriptions/a.py", "from importlib import import_module\nimport_module('webhooks')", "subscriptions/a.py imports webhooks"),
-        ("subscriptions/a.py", "from django.core import mail", "subscriptions/a.py imports django.core.mail"),
-        ("subscriptions/a.py", "import djstripe.models", "subscriptions/a.py imports djstripe.models"),
-        ("subscriptions/a.py", "import rest_framework", "subscriptions/a.py imports rest_framework"),
-        ("webhooks/a.py", "import stripe", "webhooks/a.py imports stripe"),
-        ("billing_site/api/a.py", "from stripe import Webhook", "billing_site/api/a.py imports stripe.Webhook"),
-        ("webhooks/stripe_api.py", "import stripe", None),
-        ("webhooks/inbox.py", "from django.utils import timezone\nnow = timezone.now()", "webhooks/inbox.py:2 reads the clock: timezone.now"),
-        ("subscriptions/a.py", "import datetime\ndatetime.datetime.now()", "subscriptions/a.py:2 reads the clock: datetime.now"),
-        ("subscriptions/tasks.py", "from django.utils import timezone\nnow = timezone.now()", None),
-        ("webhooks/management/commands/a.py", "from django.utils import timezone\nnow = timezone.now()", None),
-        ("billing_site/banner.py", "import os\nos.environ['A']", "billing_site/banner.py:2 reads the environment"),
-        ("webhooks/a.py", "import os\nos.getenv('A')", "webhooks/a.py:2 reads the environment"),
-        ("billing_site/settings.py", "import os\nos.environ['A']", None),
-        ("billing_site/local/a.py", "import os\nos.environ['A']", None),
-        ("subscriptions/a.py", "from django.db.models.signals import post_save", "subscriptions/a.py listens to signals: django.db.models.signals"),
-        ("subscriptions/migrations/0001_initial.py", "import webhooks", None),
-        ("billing_site/a.py", "import subscriptions, entitlements, webhooks, notifications", None),
+        ("subscriptions/a.py", "import webhooks.inbox", " imports webhooks"),
+        ("subscriptions/a.py", "from entitlements import slots", " imports entitlements"),
+        ("entitlements/a.py", "from webhooks.models import StripeEvent", " imports webhooks"),
+        ("webhooks/a.py", "from notifications import delivery", " imports notifications"),
+        ("notifications/a.py", "import webhooks", " imports webhooks"),
+        ("notifications/a.py", "from billing_site import clock", " imports billing_site"),
+        ("webhooks/a.py", "def late():\n    import billing_site.urls", " imports billing_site"),
+        ("subscriptions/a.py", "import importlib\nimportlib.import_module('webhooks')", " imports webhooks"),
+        ("subscriptions/a.py", "from django.core import mail", " imports django.core.mail"),
+        ("subscriptions/a.py", "import djstripe.models", " imports djstripe.models"),
+        ("subscriptions/a.py", "import rest_framework", " imports rest_framework"),
+        ("webhooks/a.py", "import stripe", " imports stripe"),
+        ("billing_site/api/a.py", "from stripe import Webhook", " imports stripe.Webhook"),
+        ("webhooks/inbox.py", ASKS_THE_TIME, ":2 reads the clock: timezone.now"),
+        ("subscriptions/a.py", "import datetime\ndatetime.datetime.now()", ":2 reads the clock: datetime.now"),
+        ("billing_site/banner.py", "import os\nos.environ['A']", ":2 reads the environment"),
+        ("webhooks/a.py", "import os\nos.getenv('A')", ":2 reads the environment"),
+        ("notifications/a.py", "import django.db.models.signals", " listens to signals: django.db.models.signals"),
+        ("notifications/a.py", "@receiver(renewed)\ndef tell(**_): ...", ":1 listens to signals"),
     ],
 )  # fmt: skip
-def test_the_reader_of_the_source_sees(path: str, source: str, found: str | None, tmp_path: Path) -> None:
-    module = tmp_path / path
-    module.parent.mkdir(parents=True)
-    module.write_text(dedent(source))
-    assert (found in violations(tmp_path)) if found else violations(tmp_path) == []
+def test_the_reader_of_the_source_sees(path: str, source: str, found: str, tmp_path: Path) -> None:
+    assert f"{path}{found}" in violations(written(tmp_path, path, source))
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("webhooks/stripe_api.py", "import stripe"),
+        ("billing_site/a.py", "import subscriptions, entitlements, webhooks, notifications"),
+        ("subscriptions/tasks.py", ASKS_THE_TIME),
+        ("webhooks/management/commands/a.py", ASKS_THE_TIME),
+        ("billing_site/settings.py", "import os\nos.environ['A']"),
+        ("billing_site/local/a.py", "import os\nos.environ['A']"),
+        ("subscriptions/migrations/0001_initial.py", "import webhooks"),
+    ],
+)
+def test_the_reader_of_the_source_lets_pass(path: str, source: str, tmp_path: Path) -> None:
+    assert violations(written(tmp_path, path, source)) == []
+
+
+def written(root: Path, path: str, source: str) -> Path:
+    (root / path).parent.mkdir(parents=True)
+    (root / path).write_text(source)
+    return root
 
 
 # --- the clock's jobs ------------------------------------------------------------------------------------------------
@@ -161,8 +176,8 @@ POKED = {"webhooks.tasks.drain_inbox"}
 
 
 def ours() -> set[str]:
-    current_app.loader.import_default_modules()
-    return {name for name in current_app.tasks if name.partition(".")[0] in MAY_IMPORT}
+    app.autodiscover_tasks(force=True)
+    return {name for name in app.tasks if name.partition(".")[0] in MAY_IMPORT}
 
 
 def test_every_job_of_the_clock_is_a_task_with_an_interval_and_a_reason() -> None:
@@ -177,5 +192,5 @@ def test_every_task_is_done_by_the_clock_or_poked() -> None:
 
 
 def test_beat_sends_every_job_at_its_interval() -> None:
-    sent = {entry["task"]: entry["schedule"] for entry in clock.app.conf.beat_schedule.values()}
+    sent = {entry["task"]: entry["schedule"] for entry in app.conf.beat_schedule.values()}
     assert sent == {job.task: job.every_seconds for job in clock.JOBS.values()}

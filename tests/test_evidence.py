@@ -13,7 +13,7 @@ from django.db import IntegrityError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 
 from subscriptions import lifecycle
-from subscriptions.audit import COLUMNS, TRACKED, Actor
+from subscriptions.audit import COLUMNS, FIELDS, TRACKED, Actor
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import EndReason, Status, Type
 from tests.builders import JAN_1, MAR_1, PlanFactory, PlanPriceFactory, subscription
@@ -88,7 +88,7 @@ def test_a_change_of_one_tracked_column_without_an_audit_entry_cannot_commit(nam
     before, value = CHANGES[name]
     s = in_state(before)
     value = value() if callable(value) else value
-    column = Subscription._meta.get_field(name).column
+    column = FIELDS[name].attname
     with refused_by(EVIDENCE) as cursor:
         # A hold without its hold is no row at all; here it is to be no change.
         cursor.execute("ALTER TABLE subscriptions DROP CONSTRAINT suspension_has_an_end_or_a_hold")

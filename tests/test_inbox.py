@@ -3,7 +3,7 @@
 Failures and retries: test_failures. Races: test_inbox_races.
 """
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -244,13 +244,12 @@ def test_an_addon_joins_the_family_of_the_tenants_main(stripe: Sandbox) -> None:
 def test_older_news_than_what_was_applied_is_left_alone(stripe: Sandbox) -> None:
     sub = bought_at_stripe(stripe)
     ring(sub["id"])
-    StripeLink.objects.filter(pk=sub["id"]).update(ticket=9, applied_ticket=9)
-    late = inbox.Claimed("evt_late", "invoice.paid", "in_1", sub["id"], attempts=1, replays=0, ticket=4)
-    rings(sub["id"])
     stripe.pay(sub["id"])
     event = rings(sub["id"])
-    late = inbox.Claimed(event.pk, event.type, event.object_id, sub["id"], attempts=1, replays=0, ticket=4)
-    assert inbox._try(late, timezone.now()) == "older than what was applied"
+    claimed = inbox._claim(event.next_attempt_at, event.pk)
+    assert claimed is not None
+    StripeLink.objects.filter(pk=sub["id"]).update(ticket=9, applied_ticket=9)
+    assert inbox._try(claimed, timezone.now()) == "older than what was applied"
     assert ours(sub).term_end == period(sub)[1]
     event.refresh_from_db()
     assert event.state == StripeEvent.State.DONE
@@ -362,7 +361,3 @@ def test_stripe_is_asked_once_an_event_in_the_pinned_version(stripe: Sandbox, se
 def _period_of(subscription: dict[str, Any]) -> dict[str, int]:
     item = subscription["items"]["data"][0]
     return {name: item[name] for name in ("current_period_start", "current_period_end")}
-
-
-def now() -> datetime:
-    return timezone.now()

@@ -256,12 +256,13 @@ def test_who_read_before_another_applied_is_overtaken_and_reads_again(
     gate.is_open = True
     stripe_id = active_subscription(stripe)
     stripe.cancel(stripe_id, at_period_end=True)
+    of_cancelling, of_keeping = rings(stripe_id), rings(stripe_id)
     with transaction.atomic():
         Subscription.objects.select_for_update(of=("self",)).get(stripe_link=stripe_id)
-        older = meanwhile(pool, tries(rings(stripe_id)))
+        older = meanwhile(pool, tries(of_cancelling))
         assert wait_until(somebody_waits_for_a_lock, seconds=PATIENCE_SECONDS)
         keep(stripe, stripe_id)
-        newer = meanwhile(pool, tries(rings(stripe_id)))
+        newer = meanwhile(pool, tries(of_keeping))
         assert newer.result(PATIENCE_SECONDS) == "nothing new"
     assert older.result(PATIENCE_SECONDS) == OLDER
     assert (ours(stripe_id).cancel_at_term_end, ours(stripe_id).version) == (False, 1)

@@ -578,6 +578,15 @@ def test_money_that_arrives_later_completes_the_checkout_in_two_steps(api: Strip
         assert api.event_types()[-1] == f"checkout.session.async_payment_{outcome}"
 
 
+def test_a_checkout_that_nobody_completes_expires(api: Stripe, sandbox: Sandbox) -> None:
+    items = [{"price": api.price()["id"], "quantity": 1}]
+    session = api("POST", "/v1/checkout/sessions", mode="subscription", line_items=items, success_url="https://x.test/")
+    sandbox.clock(2 * DAY)
+    assert api("GET", f"/v1/checkout/sessions/{session['id']}")["status"] == "expired"
+    with pytest.raises(SandboxError, match="is expired: only an open session can be completed"):
+        sandbox.complete(session["id"])
+
+
 def test_the_side_door_says_why_it_cannot(api: Stripe, sandbox: Sandbox) -> None:
     subscription = api.subscription()
     sandbox.cancel(subscription["id"])
@@ -664,6 +673,18 @@ def test_registered_endpoints_get_what_they_asked_for_with_their_own_secret(
     theirs = [(headers, body) for headers, body in receiver.got if good(headers, body, made["secret"])]
     assert [json.loads(body)["type"] for _, body in theirs] == ["invoice.paid"]
     assert len(receiver.got) == 5
+
+
+def test_an_endpoint_that_cannot_be_reached_costs_the_others_nothing(
+    api: Stripe, sandbox: Sandbox, receiver: Receiver
+) -> None:
+    sandbox.knobs(retry=[])
+    for url in ("http://127.0.0.1:1/closed", "http://127.0.0.1:port/", "http://[half/"):
+        api("POST", "/v1/webhook_endpoints", url=url, enabled_events=["*"])
+    api.subscription()
+    sandbox.wait_quiet()
+    assert len(receiver.got) == 4
+    assert [attempt["outcome"] for attempt in sandbox.deliveries()].count("failed") == 12
 
 
 def test_an_endpoint_pinned_to_an_old_version_gets_old_shapes(

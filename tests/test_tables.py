@@ -1,6 +1,7 @@
 """What the database refuses by itself, whoever writes. Of subscriptions and their audit: test_evidence."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.db import Error, connection, transaction
@@ -18,14 +19,14 @@ TABLES = {
 }  # fmt: skip
 
 
-def sql(statement: str, **values: object) -> int:
+def sql(statement: str, **values: Any) -> int:
     """The id of the row that was inserted."""
     with connection.cursor() as cursor:
         cursor.execute(statement, values)
         return int(cursor.fetchone()[0]) if cursor.description else 0
 
 
-def insert(table: str, returning: str = "0", **row: object) -> int:
+def insert(table: str, returning: str = "0", **row: Any) -> int:
     columns, values = ", ".join(row), ", ".join(f"%({name})s" for name in row)
     return sql(f"INSERT INTO {table} ({columns}) VALUES ({values}) RETURNING {returning}", **row)
 
@@ -55,44 +56,54 @@ class World:
         self.device = self.register("meter-1")
         self.feature = insert("features", "id", code="api", name="API calls", kind="QUOTA")
 
-    def allocate(self, slots: int, used: int = 0, **more: object) -> int:
-        row = {"subscription_id": self.s.pk, "tier_id": self.basic, "slot_limit": slots, "slots_used": used}
+    def allocate(self, slots: int, used: int = 0, **more: Any) -> int:
+        row: dict[str, Any] = {
+            "subscription_id": self.s.pk,
+            "tier_id": self.basic,
+            "slot_limit": slots,
+            "slots_used": used,
+        }
         return insert("tier_allocations", "id", **row | more)
 
     def register(self, device_id: str) -> int:
         return insert("devices", "id", tenant_id=self.tenant, device_id=device_id)
 
-    def assign(self, **more: object) -> int:
-        row = {
+    def assign(self, **more: Any) -> int:
+        row: dict[str, Any] = {
             "allocation_id": self.allocation, "tier_id": self.basic, "device_id": self.device, "assigned_at": JAN_1,
             "assigned_by": "staff:1", "released_by": "", "reason": "",
         }  # fmt: skip
         return insert("slot_assignments", "id", **row | more)
 
     def override(self, reason: str = "as agreed") -> int:
-        row = {"tenant_id": self.tenant, "feature_id": self.feature, "amount": 1, "reason": reason}
+        row: dict[str, Any] = {"tenant_id": self.tenant, "feature_id": self.feature, "amount": 1, "reason": reason}
         return insert("feature_overrides", "id", **row)
 
     def use(self, used: int) -> int:
         return insert("quota_usage", "id", tenant_id=self.tenant, feature_id=self.feature, used=used)
 
-    def notice(self, **more: object) -> int:
-        row = {
+    def notice(self, **more: Any) -> int:
+        row: dict[str, Any] = {
             "subscription_id": self.s.pk, "tenant_id": self.s.tenant_id, "kind": "suspended", "anchor": FEB_1,
             "state": "PENDING", "attempts": 0, "next_attempt_at": JAN_1, "recipients": "[]", "error": "",
         }  # fmt: skip
         return insert("notices", "id", **row | more)
 
-    def event(self, **more: object) -> int:
-        row = {
+    def event(self, **more: Any) -> int:
+        row: dict[str, Any] = {
             "event_id": "evt_1", "type": "invoice.paid", "object_id": "in_1", "stripe_subscription_id": "",
             "livemode": False, "created_at": JAN_1, "received_at": JAN_1, "state": "PENDING", "attempts": 0,
             "replays": 0, "next_attempt_at": JAN_1, "outcome": "", "error_code": "", "error": "",
         }  # fmt: skip
         return insert("stripe_events", **row | more)
 
-    def link(self, at_stripe: str, **more: object) -> int:
-        row = {"stripe_subscription_id": at_stripe, "subscription_id": self.s.pk, "ticket": 1, "applied_ticket": 0}
+    def link(self, at_stripe: str, **more: Any) -> int:
+        row: dict[str, Any] = {
+            "stripe_subscription_id": at_stripe,
+            "subscription_id": self.s.pk,
+            "ticket": 1,
+            "applied_ticket": 0,
+        }
         return insert("stripe_links", **row | more)
 
     def key(self, sha256: str = "0" * 64, prefix: str = "tk_1") -> int:
@@ -185,7 +196,8 @@ def test_no_constraint_of_these_tables_is_left_untried() -> None:
             """
             SELECT conname FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
              WHERE relname = ANY(%(tables)s) AND contype IN ('c', 'u', 'p')
-               AND NOT (contype = 'p' AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = conrelid AND attname = 'id'))
+               AND NOT (contype = 'p' AND EXISTS (SELECT FROM pg_attribute
+                                                   WHERE attrelid = conrelid AND attname = 'id'))
             UNION SELECT relname FROM pg_class JOIN pg_index ON indexrelid = pg_class.oid
              WHERE indisunique AND indpred IS NOT NULL AND indrelid IN
                    (SELECT oid FROM pg_class WHERE relname = ANY(%(tables)s))""",

@@ -8,7 +8,7 @@ that is lost costs nothing but time: the sweep finds the event within INBOX_SWEE
 import logging
 import threading
 
-from billing_site.celery import app
+from celery import current_app
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def _publish_for_ever() -> None:
         seconds = PAUSE_SECONDS
         try:
             for _ in range(count):
-                app.send_task("webhooks.tasks.drain_inbox", retry=False, expires=60)
+                current_app.send_task("webhooks.tasks.drain_inbox", retry=False, expires=60)
         except Exception as error:  # whatever the broker's client raises: the sweep is the promise, this is the hurry
             log.warning("The workers could not be told of new events: %s", type(error).__name__)
             seconds = PAUSE_AFTER_FAILURE_SECONDS

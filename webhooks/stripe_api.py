@@ -61,6 +61,8 @@ def _call(method: str, path: str, **params: Any) -> dict[str, Any]:
         raise StripeRefused(error.code or "refused", f"{method.upper()} {path}: {_reason(error)}") from None
     except stripe.StripeError as error:  # 429, 5xx, 401 while a key is changed, no connection, not JSON
         raise StripeUnavailable("stripe_unavailable", f"{method.upper()} {path}: {_reason(error)}") from None
+    except (ValueError, RecursionError):  # the client writes answers to its log first, and cannot if they are no text
+        raise StripeUnavailable("unreadable_answer", f"{method.upper()} {path}: not text.") from None
     if not isinstance(answer, dict):
         raise StripeUnavailable("unreadable_answer", f"{method.upper()} {path}: not a JSON object.")
     return answer

@@ -28,7 +28,7 @@ admin.site.unregister([User, Group])
 
 
 @admin.register(User)
-class StaffAdmin(UserAdmin, ModelAdmin):
+class StaffAdmin(UserAdmin, ModelAdmin):  # type: ignore[type-arg]
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -48,10 +48,11 @@ class MemberRows(TabularInline):
 
 class SubscriptionRows(ReadOnlyRows):
     model = Subscription
-    fields = readonly_fields = ("found", "type", "state", "plan", "term_end", "next_change")  # type: ignore[assignment]
+    fields = readonly_fields = ("found", "type", "state", "plan", "term_end", "next_change")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Subscription]:
-        return super().get_queryset(request).select_related("plan")
+        rows: QuerySet[Subscription] = super().get_queryset(request)
+        return rows.select_related("plan")
 
     @display(description="Subscription")
     def found(self, subscription: Subscription) -> str:
@@ -106,7 +107,7 @@ class PlanAdmin(Found):
 class AuditRows(ReadOnlyRows):
     model = AuditEntry
     verbose_name_plural = "Audit trail"
-    fields = readonly_fields = ("effective", "what", "who", "source", "why", "changed")  # type: ignore[assignment]
+    fields = readonly_fields = ("effective", "what", "who", "source", "why", "changed")
     ordering = ("-id",)
     tab = False
 
@@ -142,7 +143,7 @@ class AuditRows(ReadOnlyRows):
 
 class NoticeRows(ReadOnlyRows):
     model = Notice
-    fields = readonly_fields = ("kind", "anchor", "state", "sent_at", "recipients", "error")  # type: ignore[assignment]
+    fields = readonly_fields = ("kind", "anchor", "state", "sent_at", "recipients", "error")
     ordering = ("-id",)
 
 

@@ -129,7 +129,6 @@ def arrive(world: World, session: Obj, *, succeeded: bool, now: int) -> Obj:
     subscription = world.need("subscription", session["subscription"])
     if succeeded:
         settle(world, subscription, now=now)
-        world.put(session | {"payment_status": "paid"})
         session["payment_status"] = "paid"
         world.put(session)
     elif unpaid_of(world, subscription["id"]):
