@@ -41,8 +41,10 @@ def term_deadline(term_end: datetime, *, auto_renews: bool, cancel_at_term_end: 
 
 
 def grace_end(term_end: datetime, plan: Windows, *, since: datetime) -> datetime:
-    """The end of a grace period that begins at `since`: counted from the end of the term, never before it began."""
-    return max(min(term_end, since) + grace_window(plan), since)
+    """The end of a grace period that begins at `since`: counted from the end of the term, which was paid for, and never
+    before it began.
+    """
+    return max(term_end + grace_window(plan), since)
 
 
 def suspension_end(plan: Windows, *, since: datetime) -> datetime:

@@ -61,7 +61,7 @@ class Service:
             connection.settings_dict.update(before)
 
     def wait(self, condition: Callable[[], bool], what: str, *, seconds: float = PATIENCE_SECONDS) -> None:
-        """Return once ``condition()``; otherwise fail with what did not happen, what is left to do, and the logs' ends."""
+        """Return once ``condition()``; otherwise fail with what did not happen, what is left to do, and the logs."""
         if not wait_until(condition, seconds=seconds, every=0.02):
             left = [*StripeEvent.objects.exclude(state="DONE").values(), *Notice.objects.exclude(state="SENT").values()]
             logs = [process.tail(30) for process in (self.web, self.worker, self.beat)]
@@ -105,9 +105,9 @@ def service(directory: Path) -> Iterator[Service]:
             "INBOX_SWEEP_SECONDS": str(SWEEP_SECONDS), "INBOX_LEASE_SECONDS": str(LEASE_SECONDS),
             "GUNICORN_CMD_ARGS": "--access-logformat='served-by %(p)s %(m)s %(U)s %(s)s'",
         }  # fmt: skip
-        here = {name: {"log": directory / f"{name}.log", "pid_file": None} for name in ("migrate", "web", "worker", "beat")}
-        replace(demo_services.command("migrate", env, "--no-input"), **here["migrate"]).finish(seconds=100)
-        web, worker, beat = (replace(make(env), **here[make.__name__]) for make in demo_services.DJANGO)
+        migrate = demo_services.command("migrate", env, "--no-input")
+        _traced_in(directory, migrate).finish(seconds=100)
+        web, worker, beat = (_traced_in(directory, make(env)) for make in demo_services.DJANGO)
         processes = [beat, worker, web]
         stack.callback(stop_all, processes)
         for process in processes:
@@ -117,6 +117,10 @@ def service(directory: Path) -> Iterator[Service]:
         beat.wait_ready(lambda: "beat: Starting" in beat.logged(), seconds=60)
         mail.process.wait_ready(lambda: ports.answers(mail.smtp_port), seconds=30)
         yield Service(url, postgres, broker, mail.mailbox, stripe, web, worker, beat)
+
+
+def _traced_in(directory: Path, process: Process) -> Process:
+    return replace(process, log=directory / f"{process.name}.log", pid_file=None)
 
 
 class Browser:

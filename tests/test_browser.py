@@ -33,8 +33,8 @@ def browser(url: str) -> Iterator[Page]:
     assert CHROMIUM, "CI is set, and there is no Chromium"
     complaints: list[str] = []
     with sync_playwright() as playwright:
-        options = {"executable_path": CHROMIUM, "args": ["--no-sandbox"] if os.geteuid() == 0 else []}
-        chromium = playwright.chromium.launch(**options)
+        as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=as_root)
         page = chromium.new_context(base_url=url, viewport={"width": 1280, "height": 900}).new_page()
         page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))

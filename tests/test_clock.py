@@ -39,7 +39,7 @@ def test_every_living_status_has_a_deadline_and_the_clock_takes_legal_steps_only
         ("TRIAL", Step(FEB_1, Status.GRACE)),
         ("ACTIVE", Step(FEB_1, Status.GRACE)),
         ("CANCELLED", Step(FEB_1, Status.EXPIRED, EndReason.CANCELLED_AT_TERM_END)),
-        ("GRACE", Step(on(1, 19), Status.SUSPENDED)),
+        ("GRACE", Step(on(2, 15), Status.SUSPENDED)),
         ("SUSPENDED", Step(on(3, 6), Status.EXPIRED, EndReason.SUSPENSION_OVER)),
         ("HOLD", None),
         ("EXPIRED", None),
@@ -68,13 +68,13 @@ def test_enters_grace_the_instant_the_term_ends_and_not_a_microsecond_earlier(be
 
 def test_is_suspended_the_instant_the_grace_period_ends() -> None:
     s = in_state("GRACE")
-    assert sweep(on(1, 19) - A_MICROSECOND) == []
-    [entry] = sweep(on(1, 19))
-    assert (entry.action, entry.effective_at) == (Action.SUSPENDED, on(1, 19))
+    assert sweep(on(2, 15) - A_MICROSECOND) == []
+    [entry] = sweep(on(2, 15))
+    assert (entry.action, entry.effective_at) == (Action.SUSPENDED, on(2, 15))
     assert changed(entry) == {
         "status": ("GRACE", "SUSPENDED"),
-        "grace_end": (on(1, 19), None),
-        "suspension_end": (None, on(3, 20)),
+        "grace_end": (on(2, 15), None),
+        "suspension_end": (None, on(4, 16)),
     }
     assert state(s) == "SUSPENDED"
 

@@ -453,9 +453,9 @@ def test_a_mail_has_a_text_and_an_html_part_in_any_script(mailbox: Mailbox) -> N
 
 
 def part(mail: EmailMessage, subtype: str) -> str:
-    found = mail.get_body(preferencelist=(subtype,))  # type: ignore[arg-type]
+    found = mail.get_body(preferencelist=(subtype,))
     assert found is not None
-    return str(found.get_content())  # type: ignore[attr-defined]
+    return str(found.get_content())
 
 
 @pytest.mark.parametrize(

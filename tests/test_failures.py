@@ -75,7 +75,7 @@ def parked_in(back_office: Client) -> str:
 
 def tried_until_parked(event: StripeEvent, *, now: datetime) -> list[timedelta]:
     """Try it at the instant each retry is due; the delays between. Nothing is tried a moment too early."""
-    delays = []
+    delays: list[timedelta] = []
     while True:
         assert inbox.apply(event.pk, now=now) is not None
         event.refresh_from_db()
@@ -152,8 +152,10 @@ def test_an_answer_about_something_else_is_retried(stripe: Sandbox) -> None:
 
 
 def at_a_price_of_somebody_else(stripe: Sandbox) -> str:
-    terms = {"currency": "eur", "unit_amount": 1, "recurring": {"interval": "month"}, "product_data": {"name": "Theirs"}}
-    items = [{"price": stripe.api("POST", "/v1/prices", **terms)["id"]}]
+    price = stripe.api(
+        "POST", "/v1/prices", currency="eur", unit_amount=1, recurring={"interval": "month"}, product_data={"name": "x"}
+    )
+    items = [{"price": price["id"]}]
     customer = customer_of(TenantFactory.create())
     return str(stripe.api("POST", "/v1/subscriptions", customer=customer, items=items)["id"])
 

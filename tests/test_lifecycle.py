@@ -234,7 +234,7 @@ def test_a_subscription_is_of_its_plans_type_and_begins_active_unless_it_is_a_tr
 def test_a_main_subscription_may_begin_in_trial_in_grace_or_suspended() -> None:
     trial, grace, suspended = (subscription(status=Status(name)) for name in ("TRIAL", "GRACE", "SUSPENDED"))
     assert (trial.status, trial.grace_end, trial.suspension_end) == ("TRIAL", None, None)
-    assert (grace.status, grace.grace_end) == ("GRACE", on(1, 15))
+    assert (grace.status, grace.grace_end) == ("GRACE", on(2, 15))
     assert (suspended.status, suspended.suspension_end) == ("SUSPENDED", on(3, 2))
 
 
@@ -510,7 +510,7 @@ def test_changing_to_the_same_plan_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("now", "grace_end"),
     [
-        (JAN_10, on(1, 24)),  # payment failed early: counted from now
+        (JAN_10, on(2, 15)),  # payment failed early: what was paid for is served first
         (FEB_1, on(2, 15)),
         (on(2, 10), on(2, 15)),  # noticed late: counted from the end of the term
         (on(5, 1), on(5, 1)),  # never over before it began
@@ -525,7 +525,7 @@ def test_a_suspension_is_remembered_for_its_window() -> None:
     entry = lifecycle.suspend(in_state("GRACE").pk, **by(JAN_10))
     assert changed(entry) == {
         "status": ("GRACE", "SUSPENDED"),
-        "grace_end": (on(1, 19), None),
+        "grace_end": (on(2, 15), None),
         "suspension_end": (None, on(3, 11)),
     }
 
@@ -549,7 +549,7 @@ def test_windows_come_from_the_settings_and_a_plan_overrides_them(grace: int, su
         lifecycle.enter_grace(s.pk, **by(JAN_10))
         lifecycle.suspend(s.pk, **by(JAN_10))
         _, in_grace, suspended = entries(s)
-        assert changed(in_grace)["grace_end"] == (None, JAN_10 + timedelta(days=grace_days))
+        assert changed(in_grace)["grace_end"] == (None, FEB_1 + timedelta(days=grace_days))
         assert changed(suspended)["suspension_end"] == (None, JAN_10 + timedelta(days=suspension_days))
 
 

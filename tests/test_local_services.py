@@ -495,6 +495,25 @@ def test_a_grandchild_that_left_the_group_is_found_by_its_mark(tmp_path: Path) -
     assert alive([found]) == []
 
 
+def test_a_signal_that_comes_while_a_process_is_spawned_is_not_lost(tmp_path: Path) -> None:
+    """Python drops what a handler raises in a hook around a fork, and there are such hooks (in logging, in random)."""
+    program = f"""
+        import os, signal
+        from pathlib import Path
+        from billing_site.local import signals
+        from billing_site.local.process import Process
+        os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGTERM))
+        child = Process("child", ["sleep", "60"], log=Path({str(tmp_path / "log")!r}))
+        with signals.noted():
+            child.start()
+            try:
+                child.wait_ready(lambda: False, seconds=60)
+            except signals.Interrupted as interrupted:
+                print(interrupted, child.running)
+        """
+    assert in_checkout(CHECKOUT, sys.executable, "-c", dedent(program)).stdout == "SIGTERM False\n"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 def test_children_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = f"""

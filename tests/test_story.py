@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.contrib.auth.models import User
-from django.db import DatabaseError, connection
+from django.db import connection
 
 from notifications.models import Notice
 from subscriptions.models import AuditEntry, Member, PlanPrice, Subscription, Tenant
@@ -25,7 +25,7 @@ PASSWORD = "one of a member's own"
 _number = count(1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with service(tmp_path_factory.mktemp("service")) as running:
         yield running
@@ -145,7 +145,10 @@ def test_one_event_delivered_sixteen_times_at_once_is_one_row_applied_once(runni
 def test_an_event_whose_worker_was_killed_while_applying_it_is_applied_once_later(running: Service) -> None:
     stripe_id, subscription = paid_subscription(running)
     waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    with psycopg.connect(running.postgres.url) as somebody, psycopg.connect(running.postgres.url, autocommit=True) as watch:
+    with (
+        psycopg.connect(running.postgres.url) as somebody,
+        psycopg.connect(running.postgres.url, autocommit=True) as watch,
+    ):
         somebody.execute("SELECT FROM subscriptions WHERE id = %s FOR UPDATE", [subscription.pk])
         running.stripe.cancel(stripe_id)
         running.wait(lambda: watch.execute(waits).fetchone() != (0,), "the worker waits for the lock")

@@ -15,7 +15,7 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from billing_site.admin.views import BADGES, Found, ReadOnly, ReadOnlyRows, link, when
+from billing_site.admin.views import BADGES, Found, ReadOnly, ReadOnlyRows, link, when, yes_or_no
 from notifications.models import Notice
 from subscriptions.lifecycle import next_step
 from subscriptions.models import AuditEntry, Member, Plan, PlanPrice, Subscription, Tenant
@@ -158,9 +158,12 @@ class SubscriptionAdmin(ReadOnly, Found):
     fieldsets = (
         (None, {"fields": ("number", "of_tenant", "parent", "type", "state", "plan", "price")}),
         ("Term (UTC)", {"fields": ("term_start", "term_end", "grace_end", "suspension_end", "next_change")}),
-        ("More", {"fields": ("auto_renews", "cancel_at_term_end", "on_hold", "ended_at", "end_reason", "at_stripe")}),
+        ("More", {"fields": ("renews", "ends_with_term", "held", "ended_at", "end_reason", "at_stripe")}),
     )
-    readonly_fields = ("of_tenant", "state", "next_change", "at_stripe")
+    readonly_fields = ("of_tenant", "state", "next_change", "at_stripe", "renews", "ends_with_term", "held")
+    renews = yes_or_no("auto_renews", "Renews by itself")
+    ends_with_term = yes_or_no("cancel_at_term_end", "Cancelled at term end")
+    held = yes_or_no("on_hold", "On hold: only staff lift it")
 
     @display(description="Tenant", ordering="tenant__name")
     def of_tenant(self, subscription: Subscription) -> str:

@@ -8,7 +8,7 @@ from django.utils.html import format_html_join
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
-from billing_site.admin.views import BADGES, Found, ReadOnly, link, when
+from billing_site.admin.views import BADGES, Found, ReadOnly, link, when, yes_or_no
 from subscriptions.models import AuditEntry
 from webhooks import inbox, poke
 from webhooks.models import StripeEvent, StripeLink, StripePrice
@@ -21,9 +21,10 @@ class StripeEventAdmin(ReadOnly, Found):
     search_fields = ("event_id", "object_id", "stripe_subscription_id")
     search_help_text = "Id of the event, its object or its subscription"
     actions = ("replay",)
-    readonly_fields = ("shown_state", "about", "caused")
+    readonly_fields = ("shown_state", "about", "caused", "live")
+    live = yes_or_no("livemode", "Live mode")
     fields = (
-        "event_id", "type", "object_id", "about", "livemode", "created_at", "received_at", "shown_state", "attempts",
+        "event_id", "type", "object_id", "about", "live", "created_at", "received_at", "shown_state", "attempts",
         "replays", "next_attempt_at", "done_at", "outcome", "error_code", "error", "caused",
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """What the pages of the back office share."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from unfold.admin import ModelAdmin, TabularInline
+from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
 BADGES = {
@@ -55,6 +57,16 @@ def link(to: Model | None, text: object = None) -> str:
         return "–"
     url = reverse(f"admin:{to._meta.app_label}_{to._meta.model_name}_change", args=[to.pk])
     return format_html('<a class="text-primary-600 underline" href="{}">{}</a>', url, text or to)
+
+
+def yes_or_no(column: str, description: str) -> Callable[[Any, Model], str]:
+    """A column of a page, in words: Django's red cross beside "on hold" would look like an error."""
+
+    @display(description=description)
+    def shown(self: Any, row: Model) -> str:
+        return "yes" if getattr(row, column) else "no"
+
+    return shown
 
 
 def when(instant: datetime | None) -> str:

@@ -31,7 +31,9 @@ class NextStepSerializer(serializers.Serializer[Any]):
 
 class SubscriptionSerializer(serializers.ModelSerializer[Subscription]):
     plan = serializers.SlugRelatedField[Any](slug_field="code", read_only=True)
-    parent = serializers.SlugRelatedField[Any](slug_field="number", read_only=True, allow_null=True)
+    parent = serializers.SlugRelatedField[Any](  # type: ignore[assignment]  # a serializer has a parent, too
+        slug_field="number", read_only=True, allow_null=True
+    )
     price = PriceSerializer(read_only=True, allow_null=True)
     grants_access = serializers.SerializerMethodField()
     next_step = serializers.SerializerMethodField(
@@ -77,7 +79,7 @@ class SubscriptionFilter(django_filters.FilterSet):
         return queryset
 
     def filter_queryset(self, queryset: QuerySet[Subscription]) -> QuerySet[Subscription]:
-        found = super().filter_queryset(queryset)
+        found: QuerySet[Subscription] = super().filter_queryset(queryset)
         asked_for = self.form.cleaned_data["include_expired"] or self.form.cleaned_data["status"] == Status.EXPIRED
         return found if asked_for else found.exclude(status=Status.EXPIRED)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from billing_site.local import demo, run
 from billing_site.local.process import LocalServiceError
-from billing_site.local.signals import Interrupted, interruptible
+from billing_site.local.signals import Interrupted, noted
 
 
 def main(arguments: list[str]) -> int:
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     with_servers.add_argument("command", nargs="+", metavar="CMD", help="after --")
     chosen = parser.parse_args(arguments)
     try:
-        with interruptible():
+        with noted():
             if chosen.verb == "demo-reset":
                 return demo.reset()
             return run.run_in_demo(chosen.command) if chosen.demo else run.run(chosen.command, chosen.data)

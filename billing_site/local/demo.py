@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NoReturn, TextIO
 
-from billing_site.local import demo_services, environment, ports, postgres_place
+from billing_site.local import demo_services, environment, ports, postgres_place, signals
 from billing_site.local.demo_services import LOGS, PIDS
 from billing_site.local.environment import DEMO, LOCAL, Remembered, locked
 from billing_site.local.process import (
@@ -24,7 +24,7 @@ from billing_site.local.process import (
     stop_marked,
     wait_until,
 )
-from billing_site.local.signals import Interrupted, Starter, interruptible
+from billing_site.local.signals import Interrupted, Starter, noted
 
 LOCK, ENV = LOCAL / "demo.lock", DEMO / "env"
 WEB_PORT, SANDBOX_PORT, MAIL_PAGE_PORT = 8000, 12111, 8025
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     port = parser.parse_args(arguments).port
     starter = Starter()
     try:
-        with interruptible(), locked(LOCK) as ours:
+        with noted(), locked(LOCK) as ours:
             if not ours:
                 url = environment.read(ENV).get("DEMO_URL", "") if ENV.exists() else ""
                 raise LocalServiceError(f"The demo of this checkout is already running. {url}".rstrip())
@@ -112,12 +112,17 @@ def supervise(port: str, starter: Starter) -> NoReturn:
 
 def watch(services: list[Process], starter: Starter) -> NoReturn:
     """Raise LocalServiceError when one of them is gone, Interrupted when we should be."""
-    while all(process.running for process in services) and starter.left() is None:
-        wait_until(lambda: starter.left() is not None or not all(p.running for p in services), seconds=3600, every=0.2)
-    if signum := starter.left():
-        raise Interrupted(signum)
-    dead = next(process for process in services if not process.running)
-    raise LocalServiceError(f"{dead.name} died (exit code {dead.exit_code}), the rest was stopped.\n{dead.tail()}")
+
+    def dead() -> list[Process]:
+        return [process for process in services if not process.running]
+
+    while not dead():
+        wait_until(lambda: bool(dead() or signals.first() or starter.left()), seconds=3600, every=0.2)
+        signals.check()
+        if signum := starter.left():
+            raise Interrupted(signum)
+    found = dead()[0]
+    raise LocalServiceError(f"{found.name} died (exit code {found.exit_code}), the rest was stopped.\n{found.tail()}")
 
 
 def reset() -> int:
@@ -170,6 +175,7 @@ def where_to_look(guide: Process, env: dict[str, str]) -> str:
 @contextmanager
 def step(what: str) -> Iterator[None]:
     """One line a step, with the time it took."""
+    signals.check()
     began = time.monotonic()
     say(f"  {what + ' ...':<50} ", end="")
     try:

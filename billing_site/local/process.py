@@ -15,6 +15,8 @@ from typing import TypedDict
 
 import psutil  # type: ignore[import-untyped]
 
+from billing_site.local import signals
+
 MARK = "TERMKEEPER_LOCAL_SERVICE"
 """Environment variable that every child inherits; its value names the directory it works for."""
 
@@ -109,7 +111,8 @@ class Process:
     def wait_ready(self, ready: Callable[[], bool], *, seconds: float) -> None:
         """Return once ``ready()``. Otherwise stop it and raise LocalServiceError with the end of its log."""
         try:
-            in_time = wait_until(lambda: not self.running or ready(), seconds=seconds)
+            in_time = wait_until(lambda: signals.first() is not None or not self.running or ready(), seconds=seconds)
+            signals.check()
             if not self.running:
                 raise LocalServiceError(f"{self.name} stopped at once (exit code {self.exit_code}).\n{self.tail()}")
             if not in_time:
@@ -123,7 +126,9 @@ class Process:
         if self._popen is None:
             self.start()
         try:
-            if not wait_until(lambda: not self.running, seconds=seconds):
+            in_time = wait_until(lambda: signals.first() is not None or not self.running, seconds=seconds)
+            signals.check()
+            if not in_time:
                 raise LocalServiceError(f"{self.name} was not done after {seconds:g} s.\n{self.tail()}")
             if self.exit_code:
                 raise LocalServiceError(f"{self.name} failed (exit code {self.exit_code}).\n{self.tail()}")
@@ -145,13 +150,13 @@ class Process:
         if self._popen and self._popen.poll() is None:
             self._popen.send_signal(self.stop_signal)
 
-    def stop(self) -> None:
+    def stop(self, patience_seconds: float | None = None) -> None:
         """Safe to repeat. Nothing of its process group is left afterwards."""
         if self._popen is None:
             return
         self.ask_to_stop()
         with suppress(subprocess.TimeoutExpired):
-            self._popen.wait(self.patience_seconds)
+            self._popen.wait(self.patience_seconds if patience_seconds is None else patience_seconds)
         kill_group(self._popen.pid)
         self._popen.wait()
         self._popen = None
@@ -161,11 +166,11 @@ class Process:
 
 def stop_all(processes: Iterable[Process]) -> None:
     """Ask everybody first, then wait: the time it takes is the slowest one's, not the sum."""
-    asked = list(processes)
+    asked, began = list(processes), time.monotonic()
     for process in asked:
         process.ask_to_stop()
     for process in asked:
-        process.stop()
+        process.stop(max(0.0, process.patience_seconds - (time.monotonic() - began)))
 
 
 def kill_group(pgid: int) -> None:
@@ -221,10 +226,10 @@ def _mark_of(process: psutil.Process) -> str | None:
 def _group(pgid: int) -> list[psutil.Process]:
     """The living members of a process group; zombies are dead."""
     members = []
-    for process in psutil.process_iter():
+    for pid in psutil.pids():
         with suppress(ProcessLookupError, psutil.NoSuchProcess):
-            if os.getpgid(process.pid) == pgid and process.status() != psutil.STATUS_ZOMBIE:
-                members.append(process)
+            if os.getpgid(pid) == pgid and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                members.append(psutil.Process(pid))
     return members
 
 

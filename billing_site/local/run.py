@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from billing_site.local import environment, postgres_place
+from billing_site.local import environment, postgres_place, signals
 from billing_site.local.environment import locked
 from billing_site.local.postgres import Postgres
 from billing_site.local.process import MARK, LocalServiceError, stop_marked
-from billing_site.local.signals import ENDING
 from billing_site.local.valkey import Valkey
 
 
@@ -46,6 +45,7 @@ def run_in_demo(command: Sequence[str]) -> int:
 def _forwarding_signals(command: Sequence[str], env: dict[str, str]) -> int:
     """At a terminal the command shares our foreground group, and Ctrl-C reaches it without us."""
     at_terminal = sys.stdin is not None and sys.stdin.isatty() and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    signals.check()
     try:
         child = subprocess.Popen(command, env=env, process_group=None if at_terminal else 0)
     except OSError as error:
@@ -59,7 +59,9 @@ def _forwarding_signals(command: Sequence[str], env: dict[str, str]) -> int:
         elif signum != signal.SIGINT:
             child.send_signal(signum)
 
-    previous = {each: signal.signal(each, forward) for each in ENDING}
+    previous = {each: signal.signal(each, forward) for each in signals.ENDING}
+    if (missed := signals.first()) is not None:  # it came while the command was being started
+        forward(missed, None)
     try:
         code = child.wait()
     finally:

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_noted: list[int] = []
 
 
 class Interrupted(BaseException):
-    """The first of the ending signals has arrived; later ones are ignored, because stopping is bounded anyway."""
+    """An ending signal has come, and nothing has to be waited for any more."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -20,20 +21,34 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Within it the first ending signal raises Interrupted, and the clean-up that follows cannot be interrupted."""
+def noted() -> Iterator[None]:
+    """Within it ending signals are only noted, and `check` tells.
 
-    def raise_once(signum: int, frame: FrameType | None) -> None:
-        for each in ENDING:
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(signum)
+    A handler that raised would now and then raise where Python drops exceptions (its hooks around a fork, finalizers),
+    and otherwise in the middle of a clean-up.
+    """
 
-    previous = {each: signal.signal(each, raise_once) for each in ENDING}
+    def note(signum: int, frame: FrameType | None) -> None:
+        _noted.append(signum)
+
+    previous = {each: signal.signal(each, note) for each in ENDING}
     try:
         yield
     finally:
         for each, handler in previous.items():
             signal.signal(each, handler)
+        _noted.clear()
+
+
+def first() -> int | None:
+    """The ending signal that came, if one did."""
+    return _noted[0] if _noted else None
+
+
+def check() -> None:
+    """Raise Interrupted if an ending signal came. Called wherever one waits for a start, never while stopping."""
+    if (signum := first()) is not None:
+        raise Interrupted(signum)
 
 
 class Starter:

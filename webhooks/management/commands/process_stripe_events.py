@@ -10,7 +10,7 @@ from webhooks.models import StripeEvent
 
 
 class Command(BaseCommand):
-    help = "Apply the Stripe events that are due: what the workers do. With --replay or --failed, ask Stripe again first."
+    help = "Apply the Stripe events that are due: what the workers do. With --replay or --failed: those, once more."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         which = parser.add_mutually_exclusive_group()
@@ -24,7 +24,8 @@ class Command(BaseCommand):
         unknown = set(again) - set(StripeEvent.objects.filter(pk__in=again).values_list("pk", flat=True))
         outcomes = list(self._again(again) if replay or failed else self._due())
         bad = sum(outcome.startswith(("failed", "parked")) for outcome in outcomes)
-        self.stdout.write(f"{len(outcomes)} {'event' if len(outcomes) == 1 else 'events'} tried, {bad} without success.")
+        events = "event" if len(outcomes) == 1 else "events"
+        self.stdout.write(f"{len(outcomes)} {events} tried, {bad} without success.")
         if unknown:
             raise CommandError(f"We know no event {', '.join(sorted(unknown))}.")
         if bad:
