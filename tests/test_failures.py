@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from celery.signals import before_task_publish
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
@@ -30,6 +31,7 @@ from tests.stripe_sandbox.client import Sandbox
 from webhooks import inbox, poke, stripe_api
 from webhooks.catalogue import customer_of, price_at_stripe
 from webhooks.models import StripeEvent
+from webhooks.tasks import drain_inbox
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -213,6 +215,23 @@ def test_a_replay_after_the_truth_moved_on_applies_the_newer_truth(stripe: Sandb
     subscription = Subscription.objects.get()
     assert subscription.status == Status.GRACE
     assert [entry.source_id for entry in subscription.audit.order_by("version")] == [event.pk, f"{event.pk}~1"]
+
+
+def test_a_retry_is_scheduled_once_however_many_workers_find_nothing_to_do(stripe: Sandbox) -> None:
+    rings(bought_at_stripe(stripe)["id"])
+    stripe.knobs(errors=[{"status": 500, "times": 0}])
+    published: list[str] = []
+
+    def note(sender: str, **_: object) -> None:
+        published.append(sender)
+
+    before_task_publish.connect(note)
+    try:
+        for _ in range(5):
+            drain_inbox()
+    finally:
+        before_task_publish.disconnect(note)
+    assert published == ["webhooks.tasks.drain_inbox"]
 
 
 # --- The broker ------------------------------------------------------------------------------------------------------

@@ -14,9 +14,12 @@ log = logging.getLogger(__name__)
 @shared_task
 def drain_inbox() -> None:
     """Apply what is due. Poked after an intake; several may run at once."""
+    tried = 0
     for event_id, outcome in inbox.drain(now=timezone.now):
+        tried += 1
         log.info("%s: %s", event_id, outcome)
-    if wait := inbox.seconds_to_next(now=timezone.now(), within=settings.INBOX_SWEEP_SECONDS):
+    # Who found nothing schedules nothing: else each poke and each sweep would add one more that wakes for every retry.
+    if tried and (wait := inbox.seconds_to_next(now=timezone.now(), within=settings.INBOX_SWEEP_SECONDS)):
         drain_inbox.apply_async(countdown=wait, expires=settings.INBOX_SWEEP_SECONDS)
 
 
