@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
+from django.test import TransactionTestCase
 
 from tests.stripe_sandbox.client import Sandbox
 
@@ -14,6 +15,24 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
     """Tests that commit are cleaned up with TRUNCATE, which the audit refuses: only here, only in test databases."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         cursor.execute("ALTER TABLE subscription_audit DISABLE TRIGGER the_audit_is_never_emptied")
+
+
+def _empty_filled_tables(test: TransactionTestCase) -> None:
+    """After a test that commits. Django's own way truncates all tables, dj-stripe's 150 too, and makes every content
+    type and permission anew: seconds a test. This empties the few that hold something.
+    """
+    kept = {"django_migrations", "django_content_type", "auth_permission"}
+    tables = set(connection.introspection.django_table_names(only_existing=True, include_views=False)) - kept
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(" UNION ALL ".join(f"SELECT '{t}' WHERE EXISTS (SELECT FROM {t})" for t in sorted(tables)))
+        filled = {table for (table,) in cursor.fetchall()}
+        if "subscription_audit" in filled:
+            cursor.execute("TRUNCATE subscription_audit")
+        for table in sorted(filled - {"subscription_audit"}):  # slot_assignments come before tier_allocations
+            cursor.execute(f"DELETE FROM {table}")
+
+
+TransactionTestCase._fixture_teardown = _empty_filled_tables  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")

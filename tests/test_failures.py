@@ -243,7 +243,7 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Valkey]:
     valkey = Valkey(tmp_path / "valkey")
     valkey.start()
     valkey.stop()
-    app = Celery(broker=valkey.url, broker_transport_options={"socket_connect_timeout": 2})
+    app = Celery(set_as_current=False, broker=valkey.url, broker_transport_options={"socket_connect_timeout": 2})
     monkeypatch.setattr(poke, "current_app", app)
     yield valkey
     valkey.stop()

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -10,7 +11,7 @@ from django.db import connection, transaction
 
 from subscriptions import lifecycle
 from subscriptions.audit import STRIPE, Change, write
-from subscriptions.errors import LiveMainExists
+from subscriptions.errors import InvalidFamily, LiveMainExists
 from subscriptions.families import consistent
 from subscriptions.lifecycle import CancelAt, Purchase, advance
 from subscriptions.models import AuditEntry, Subscription
@@ -116,11 +117,25 @@ def test_a_payment_and_a_hold_at_once_leave_the_hold() -> None:
     assert (state(s), s.term_end) == ("HOLD", MAR_1)
 
 
-def test_a_main_that_ends_takes_an_addon_along_that_joins_at_the_same_moment() -> None:
+def somebody_waits_for_a_lock() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        return bool(cursor.fetchone()[0])
+
+
+def test_an_addon_that_joins_a_main_in_the_moment_of_its_end_waits_and_is_refused() -> None:
     main, plan = subscription(), PlanFactory.create(type=Type.ADDON)
-    join = partial(lifecycle.start, main.tenant_id, Purchase(plan, JAN_1, FEB_1), parent_id=main.pk, **by(JAN_10))
-    at_once(join, join, join, partial(lifecycle.expire, main.pk, why=EndReason.CANCELLED, **by(JAN_10)))
-    assert set(Subscription.objects.values_list("status", flat=True)) == {"EXPIRED"}
+    bought = Purchase(plan, JAN_1, FEB_1)
+    join = partial(lifecycle.start, main.tenant_id, bought, parent_id=main.pk, **by(JAN_10))
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            lifecycle.expire(main.pk, why=EndReason.CANCELLED, **by(JAN_10))
+            answer = pool.submit(at_once, join)
+            while not (answer.done() or somebody_waits_for_a_lock()):
+                pass
+            assert not answer.done()
+        assert isinstance(answer.result()[0], InvalidFamily)
+    assert Subscription.objects.get() == main
 
 
 def renew_with_look(s: Subscription, looked: Callable[[], object], *, locked: bool) -> AuditEntry | None:

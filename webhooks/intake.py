@@ -39,6 +39,11 @@ HANDLED_TYPES = frozenset(
     }
 )
 
+# Written once: encoding them anew was a twentieth of the whole intake.
+NEW = b'{"received": true, "handled": true, "duplicate": false}'
+DUPLICATE = b'{"received": true, "handled": true, "duplicate": true}'
+UNHANDLED = b'{"received": true, "handled": false}'
+
 STRIPE_ID = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
 
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError)  # the last: it is read-only, after a fail-over
@@ -77,7 +82,7 @@ def stripe_webhook(request: HttpRequest, uuid: UUID | None = None) -> HttpRespon
             raise Refused(400, "bad_signature") from None
         event = _parse(body)
         if event["type"] not in HANDLED_TYPES:
-            return JsonResponse({"received": True, "handled": False})
+            return HttpResponse(UNHANDLED, content_type="application/json")
         if event.get("livemode") is not settings.STRIPE_LIVE_MODE:
             raise Refused(400, "wrong_livemode")
         new = _claim(_row(event, now))
@@ -89,7 +94,7 @@ def stripe_webhook(request: HttpRequest, uuid: UUID | None = None) -> HttpRespon
         return JsonResponse({"code": "database_unavailable"}, status=503, headers={"Retry-After": "10"})
     if new:
         poke.inbox()
-    return JsonResponse({"received": True, "handled": True, "duplicate": not new})
+    return HttpResponse(NEW if new else DUPLICATE, content_type="application/json")
 
 
 def _read(request: HttpRequest) -> bytes:

@@ -62,11 +62,11 @@ def link(to: Model | None, text: object = None) -> str:
 def yes_or_no(column: str, description: str) -> Callable[[Any, Model], str]:
     """A column of a page, in words: Django's red cross beside "on hold" would look like an error."""
 
-    @display(description=description)
     def shown(self: Any, row: Model) -> str:
         return "yes" if getattr(row, column) else "no"
 
-    return shown
+    described: Callable[[Any, Model], str] = display(description=description)(shown)
+    return described
 
 
 def when(instant: datetime | None) -> str:
