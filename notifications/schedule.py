@@ -16,7 +16,8 @@ from notifications.models import AuditCursor
 # database restored elsewhere counts its transactions anew: then everything is read again, and nothing is told twice.
 READ_AUDIT = """
     WITH span AS (
-        SELECT CASE WHEN transaction_id > horizon THEN 0 ELSE transaction_id END AS since, horizon
+        SELECT CASE WHEN transaction_id > pg_current_xact_id()::text::bigint THEN 0 ELSE transaction_id END AS since,
+               horizon
           FROM audit_cursors, (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon) AS h
          WHERE reader = %(reader)s FOR UPDATE OF audit_cursors
     ), told AS (
@@ -31,7 +32,8 @@ READ_AUDIT = """
         ON CONFLICT (subscription_id, kind, anchor) DO NOTHING
         RETURNING id
     ), moved AS (
-        UPDATE audit_cursors SET transaction_id = span.horizon FROM span WHERE reader = %(reader)s
+        UPDATE audit_cursors SET transaction_id = CASE span.since WHEN 0 THEN horizon ELSE greatest(span.since, horizon) END
+          FROM span WHERE reader = %(reader)s
     )
     SELECT count(*) FROM told"""
 

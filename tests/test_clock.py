@@ -152,6 +152,12 @@ def test_windows_of_no_days_take_all_steps_at_the_same_instant() -> None:
     assert steps(s) == [(Action.GRACE_STARTED, FEB_1), (Action.SUSPENDED, FEB_1), (Action.EXPIRED, FEB_1)]
 
 
+def test_takes_no_step_ahead_of_its_instant_though_an_earlier_one_is_due() -> None:
+    s = subscription(plan=PlanFactory.create(grace_days=1))
+    sweep(on(2, 2) - A_MICROSECOND)
+    assert steps(s) == [(Action.GRACE_STARTED, FEB_1)]
+
+
 def test_windows_come_from_the_settings_of_the_moment(settings: Any) -> None:
     settings.GRACE_DAYS, settings.SUSPENSION_DAYS = 1, 2
     s = subscription()

@@ -249,7 +249,7 @@ def test_older_news_than_what_was_applied_is_left_alone(stripe: Sandbox) -> None
     claimed = inbox._claim(event.next_attempt_at, event.pk)
     assert claimed is not None
     StripeLink.objects.filter(pk=sub["id"]).update(ticket=9, applied_ticket=9)
-    assert inbox._try(claimed, timezone.now()) == "older than what was applied"
+    assert inbox._try(claimed, timezone.now) == "older than what was applied"
     assert ours(sub).term_end == period(sub)[1]
     event.refresh_from_db()
     assert event.state == StripeEvent.State.DONE
@@ -339,14 +339,55 @@ def test_what_can_never_succeed_is_parked_at_once_and_grants_nothing(stripe: San
     assert not Subscription.objects.exists()
 
 
-def test_a_second_main_for_the_same_tenant_is_parked_and_the_first_stays(stripe: Sandbox) -> None:
+def test_a_new_main_whose_predecessors_end_comes_later_is_tried_again_and_then_served(stripe: Sandbox) -> None:
     tenant, price = TenantFactory.create(), PlanPriceFactory.create()
     first, second = (bought_at_stripe(stripe, tenant=tenant, price=price) for _ in range(2))
     ring(first["id"])
+    stripe.cancel(first["id"])
     event = rings(second["id"])
-    assert inbox.apply(event.pk, now=timezone.now()) == "parked: live_main_exists"
-    assert ours(first).status == Status.ACTIVE
+    outcome = inbox.apply(event.pk, now=timezone.now())
+    assert outcome is not None
+    assert outcome.startswith("failed: live_main_exists, again in")
     assert Subscription.objects.count() == 1
+    assert ring(first["id"], "customer.subscription.deleted") == "expired"
+    assert inbox.apply(event.pk, now=timezone.now() + timedelta(seconds=5)) == "started"
+    assert ours(second).status == Status.ACTIVE
+
+
+def test_a_cancellation_in_a_later_period_does_not_end_this_one(stripe: Sandbox) -> None:
+    sub = bought_at_stripe(stripe)
+    ring(sub["id"])
+    stripe.override(sub["id"], {"cancel_at": int((period(sub)[1] + timedelta(days=150)).timestamp())})
+    assert ring(sub["id"]) == "nothing new"
+    assert not ours(sub).cancel_at_term_end
+
+
+def test_a_cancellation_while_the_renewal_settles_waits_for_its_payment(stripe: Sandbox) -> None:
+    sub = bought_at_stripe(stripe)
+    ring(sub["id"])
+    stripe.pay(sub["id"])
+    stripe.cancel(sub["id"], at_period_end=True)
+    unpaid = {"object": "invoice", "status": "draft", "billing_reason": "subscription_cycle"}
+    stripe.override(sub["id"], {"latest_invoice": unpaid})
+    event = rings(sub["id"])
+    term_is_over = period(sub)[1] + timedelta(minutes=10)
+    assert inbox.apply(event.pk, now=term_is_over) == "nothing new"
+    assert ours(sub).status == Status.ACTIVE
+    stripe.override(sub["id"], {})
+    event = rings(sub["id"], "invoice.paid")
+    assert inbox.apply(event.pk, now=term_is_over + timedelta(hours=1)) == "renewed"
+    assert (ours(sub).cancel_at_term_end, ours(sub).term_end) == (True, period(truth(stripe, sub))[1])
+
+
+def test_what_was_paid_before_a_payment_failed_is_served_though_its_event_was_lost(stripe: Sandbox) -> None:
+    sub = bought_at_stripe(stripe)
+    ring(sub["id"])
+    stripe.pay(sub["id"])  # and the event about it was lost
+    paid_until = period(truth(stripe, sub))[1]
+    stripe.fail(sub["id"])
+    event = rings(sub["id"])
+    assert inbox.apply(event.pk, now=timezone.now()) == "renewed, grace started"
+    assert (ours(sub).term_end, ours(sub).grace_end) == (paid_until, paid_until + timedelta(days=14))
 
 
 def test_stripe_is_asked_once_an_event_in_the_pinned_version(stripe: Sandbox, settings: Any) -> None:

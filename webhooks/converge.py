@@ -1,6 +1,7 @@
 """Make our subscription what Stripe says it is, through the lifecycle's verbs.
 
-Convergence, not deltas: it does not matter which event came, how often, or in which order. Called with the link locked.
+Convergence, not deltas: it does not matter which event came, how often, or in which order. Nothing is locked but what
+the verbs lock: `inbox` notices who was overtaken.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ NOTHING_NEW = "nothing new"
 
 @dataclass(frozen=True)
 class Known:
-    """What we know about a Stripe subscription, read under its link's lock."""
+    """What we know about a Stripe subscription before anything is locked."""
 
     subscription: Subscription | None  # ours, if there is one yet
     applied_ticket: int
@@ -38,18 +39,18 @@ class Known:
 def converge(known: Known, wanted: Wanted, *, now: datetime, source_id: str) -> tuple[int | None, str]:
     """The id of our subscription (None if there is none yet) and, in words, what happened.
 
-    Raises Unmappable and DomainError: neither passes by itself.
+    Raises Unmappable and DomainError.
     """
     item = _item_that_sells_a_plan(wanted, known.prices)
     price = known.prices[item.price_id]
     term_start, term_end = wanted.term(item)
-    purchase = Purchase(price.plan, term_start, term_end, price, True, wanted.cancels_at_term_end)
+    purchase = Purchase(price.plan, term_start, term_end, price, True, wanted.is_last(item))
     by = _By(now, source_id)
     if known.subscription is None:
         entry = _begin(known, wanted, purchase, by)
         return (entry.subscription.pk, entry.get_action_display().lower()) if entry else (None, NOTHING_NEW)
     subscription, done = known.subscription, []
-    for bring in (_status, _plan, _cancellation):
+    for bring in (_term, _status, _plan, _cancellation):
         if entry := bring(subscription, wanted, purchase, by):
             subscription = entry.subscription
             done.append(entry.get_action_display().lower())
@@ -83,8 +84,28 @@ def _begin(known: Known, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEn
     return lifecycle.start(known.tenant_id, purchase, status=wanted.status, parent_id=parent_id, **by())
 
 
+def _term(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:
+    """Whatever Stripe says of the status: what was paid for is served. What has expired here cannot return: `renew`
+    refuses it, and a person must see that somebody pays for nothing.
+    """
+    if (
+        subscription.parent_id
+        or subscription.status == Status.TRIAL
+        or wanted.status not in (Status.ACTIVE, Status.GRACE)
+    ):
+        return None
+    if subscription.status == Status.EXPIRED:
+        pays_for_nothing = wanted.status == Status.ACTIVE
+        if not pays_for_nothing:
+            return None
+    elif purchase.term_end <= subscription.term_end:
+        return None
+    last = purchase.cancel_at_term_end and wanted.status == Status.ACTIVE
+    return lifecycle.renew(subscription.pk, term_end=purchase.term_end, cancel_at_term_end=last, **by())
+
+
 def _status(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:
-    """The one verb that brings status and term to what Stripe says; None if they are there, or nothing may do it."""
+    """The one verb that brings the status to what Stripe says; None if it is there, or nothing may do it."""
     pk, ours = subscription.pk, Status(subscription.status)
     match wanted.status:
         case Status.EXPIRED if ours != Status.EXPIRED:
@@ -92,30 +113,17 @@ def _status(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: 
             return lifecycle.expire(pk, why=wanted.end_reason, ended_at=ended_at, **by())
         case _ if subscription.parent_id:  # an add-on's status and dates are its main's
             return None
-        case Status.ACTIVE:
-            return _active(subscription, wanted, purchase, by)
+        case Status.ACTIVE if ours == Status.TRIAL:
+            return lifecycle.activate(pk, purchase=purchase, **by()) if wanted.period_is_paid else None
+        case Status.ACTIVE if ours in (Status.GRACE, Status.SUSPENDED) and not subscription.on_hold:
+            is_paid_now = purchase.term_end == subscription.term_end > by.now
+            return lifecycle.activate(pk, **by()) if is_paid_now else None
         case Status.GRACE if ours in (Status.TRIAL, Status.ACTIVE):  # what the clock has suspended stays so
             return lifecycle.enter_grace(pk, **by())
         case Status.SUSPENDED if ours in (Status.TRIAL, Status.ACTIVE, Status.GRACE):
             return lifecycle.suspend(pk, **by())
         case Status.TRIAL if ours == Status.TRIAL and purchase.term_end != subscription.term_end:
             return lifecycle.amend_term(pk, term_end=purchase.term_end, **by())
-    return None
-
-
-def _active(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:
-    """Active at Stripe: to the end of what was paid, no further. A hold of ours stays. What has expired here cannot
-    return: renew refuses it, and a person must see that somebody pays for nothing.
-    """
-    pk = subscription.pk
-    if subscription.status == Status.TRIAL:
-        return lifecycle.activate(pk, purchase=purchase, **by()) if wanted.period_is_paid else None
-    if subscription.status == Status.EXPIRED or purchase.term_end > subscription.term_end:
-        last = purchase.cancel_at_term_end
-        return lifecycle.renew(pk, term_end=purchase.term_end, cancel_at_term_end=last, **by())
-    waits = subscription.status in (Status.GRACE, Status.SUSPENDED) and not subscription.on_hold
-    if waits and purchase.term_end == subscription.term_end > by.now:
-        return lifecycle.activate(pk, **by())
     return None
 
 
@@ -126,11 +134,14 @@ def _plan(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _B
 
 
 def _cancellation(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:
-    """A pending cancellation at Stripe, and its undoing."""
+    """A pending cancellation at Stripe, and its undoing. Of a term that is over there is nothing left to cancel: if its
+    renewal is paid, that is the last term.
+    """
     serving = subscription.status in (Status.TRIAL, Status.ACTIVE) and wanted.status in (Status.TRIAL, Status.ACTIVE)
-    if not serving or wanted.cancels_at_term_end == subscription.cancel_at_term_end:
+    is_last = purchase.cancel_at_term_end
+    if not serving or is_last == subscription.cancel_at_term_end or subscription.term_end <= by.now:
         return None
-    if wanted.cancels_at_term_end:
+    if is_last:
         return lifecycle.cancel(subscription.pk, at=CancelAt.TERM_END, **by())
     return lifecycle.resume(subscription.pk, **by())
 

@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = (4, 15, 60, 180, 600, 1800, 3600, 7200, 14400, *[21600] * 11)
 JITTER = 0.25  # of the delay, both ways: a recovering Stripe is not asked by all at once
 MOST_ATTEMPTS = len(RETRY_SECONDS) + 1
+# Refusals that may pass by themselves: a MAIN whose predecessor's end has not been applied yet, an add-on that came before
+# its MAIN or before its MAIN's renewal. Whatever else is refused waits for a person.
+MAY_PASS = frozenset({"live_main_exists", "no_main_for_addon", "invalid_term"})
 MOST_READINGS = 5  # of what we know, while others apply news of the same Stripe subscription
 
 CLAIM = """
@@ -94,13 +97,13 @@ def drain(*, now: Callable[[], datetime], limit: int = 1000) -> Iterator[tuple[s
         claimed = _claim(now())
         if claimed is None:
             return
-        yield claimed.event_id, _try(claimed, now())
+        yield claimed.event_id, _try(claimed, now)
 
 
 def apply(event_id: str, *, now: datetime) -> str | None:
     """Try one event, if it is due. The outcome in words; None if there was nothing to try."""
     claimed = _claim(now, event_id)
-    return _try(claimed, now) if claimed else None
+    return _try(claimed, lambda: now) if claimed else None
 
 
 def replay(event_ids: list[str], *, now: datetime) -> int:
@@ -142,26 +145,29 @@ def _claim(now: datetime, event_id: str = "") -> Claimed | None:
     return Claimed(*row) if row else None
 
 
-def _try(claimed: Claimed, now: datetime) -> str:
-    """Fetch and apply; whatever happens is kept on the event. The outcome in words."""
+def _try(claimed: Claimed, now: Callable[[], datetime]) -> str:
+    """Fetch and apply; whatever happens is kept on the event. The outcome in words. `now` is called when Stripe has
+    answered, or has not: a time-out is part of the way.
+    """
     try:
         if claimed.attempts > MOST_ATTEMPTS:
             raise Unmappable("worker_lost", "Its tries ended with the loss of their workers.")
         if claimed.ticket is None and claimed.type.startswith("checkout.session."):
             claimed = _with_subscription_of_checkout(claimed)
         if claimed.ticket is None:
-            _finish(claimed, "not about a subscription", now)
+            _finish(claimed, "not about a subscription", now())
             return "not about a subscription"
-        return _apply(claimed, wanted(stripe_api.fetch_subscription(claimed.stripe_subscription_id)), now)
+        state = wanted(stripe_api.fetch_subscription(claimed.stripe_subscription_id))
+        return _apply(claimed, state, now())
     except stripe_api.StripeUnavailable as error:
-        return _failed(claimed, error.code, error.detail, now)
+        return _failed(claimed, error.code, error.detail, now())
     except Overtaken:
-        return _failed(claimed, "overtaken", "Others kept applying news of the same Stripe subscription.", now)
+        return _failed(claimed, "overtaken", "Others kept applying news of the same Stripe subscription.", now())
     except (stripe_api.StripeRefused, Unmappable, DomainError) as error:
-        return _failed(claimed, error.code, error.detail, now, for_good=True)
+        return _failed(claimed, error.code, error.detail, now(), for_good=error.code not in MAY_PASS)
     except Exception as error:  # a bug of ours, or a database that went away: kept, logged, tried again
         log.exception("Applying %s failed", claimed.event_id)
-        return _failed(claimed, "unexpected", type(error).__name__, now)
+        return _failed(claimed, "unexpected", type(error).__name__, now())
 
 
 class Overtaken(Exception):

@@ -55,7 +55,8 @@ class Wanted:
     items: tuple[Item, ...]
     period_is_paid: bool
     started_at: datetime
-    cancels_at_term_end: bool
+    cancels_at_period_end: bool
+    cancel_at: datetime | None
     ended_at: datetime | None
     end_reason: EndReason
 
@@ -64,6 +65,10 @@ class Wanted:
         if self.period_is_paid:
             return item.period_start, item.period_end
         return min(self.started_at, item.period_start), item.period_start
+
+    def is_last(self, item: Item) -> bool:
+        """Whether the present period is the last one. A cancellation in a later one is still to come."""
+        return self.cancels_at_period_end or (self.cancel_at is not None and self.cancel_at <= item.period_end)
 
 
 def wanted(subscription: dict[str, Any]) -> Wanted:
@@ -78,9 +83,10 @@ def wanted(subscription: dict[str, Any]) -> Wanted:
             customer_id=_id(subscription.get("customer")),
             status=status,
             items=tuple(_item(item, subscription) for item in subscription["items"]["data"]),
-            period_is_paid=status in (Status.TRIAL, Status.SUSPENDED) or _is_paid(subscription.get("latest_invoice")),
+            period_is_paid=status == Status.TRIAL or _is_paid(subscription.get("latest_invoice")),
             started_at=_time(subscription.get("start_date") or subscription["created"]),
-            cancels_at_term_end=bool(subscription.get("cancel_at_period_end") or subscription.get("cancel_at")),
+            cancels_at_period_end=bool(subscription.get("cancel_at_period_end")),
+            cancel_at=_time(subscription["cancel_at"]) if subscription.get("cancel_at") else None,
             ended_at=_time(subscription["ended_at"]) if subscription.get("ended_at") else None,
             end_reason=EndReason.NEVER_PAID if stripe_status == "incomplete_expired" else EndReason.CANCELLED,
         )
