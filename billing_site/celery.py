@@ -9,5 +9,4 @@ app = Celery("termkeeper")
 app.set_default()  # for every thread: `current_app` of one that did not make it would be another, without a broker
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
-app.conf.beat_schedule_filename = ".local/beat"
 app.conf.imports = ("billing_site.clock",)  # adds the schedule

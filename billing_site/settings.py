@@ -81,12 +81,12 @@ STRIPE_API_BASE = read(
 ).rstrip("/")
 STRIPE_LIVE_MODE = read("STRIPE_LIVE_MODE", yes_or_no, False)
 
-EMAIL = read("EMAIL_URL", env.email_url, {"EMAIL_BACKEND": "django.core.mail.backends.console.EmailBackend"})
+EMAIL = read("EMAIL_URL", env.email_url, env.email_url_config("smtp://localhost:25"))
 DEFAULT_FROM_EMAIL = read("DEFAULT_FROM_EMAIL", env.str, "Termkeeper <billing@localhost>", valid=lambda a: "@" in a)
 
 GRACE_DAYS = read("GRACE_DAYS", env.int, 14, valid=days)
 SUSPENSION_DAYS = read("SUSPENSION_DAYS", env.int, 60, valid=days)
-SETTLEMENT_HOURS = read("SETTLEMENT_HOURS", env.int, 72, valid=days)
+SETTLEMENT_HOURS = read("SETTLEMENT_HOURS", env.int, 72, valid=lambda hours: 0 <= hours <= 24 * 60)
 NOTICE_DAYS = read("NOTICE_DAYS", numbers, [30], valid=lambda many: bool(many) and all(0 < n <= 3650 for n in many))
 LIFECYCLE_INTERVAL_SECONDS = read("LIFECYCLE_INTERVAL_SECONDS", env.float, 60.0, valid=positive)
 INBOX_SWEEP_SECONDS = read("INBOX_SWEEP_SECONDS", env.float, 15.0, valid=positive)
@@ -120,6 +120,7 @@ INSTALLED_APPS = [
     "djstripe",
 ]
 MIDDLEWARE = [
+    "billing_site.doorbell.doorbell",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -151,8 +152,12 @@ DATABASES = {
         "ENGINE": "django.db.backends.postgresql",
         "CONN_MAX_AGE": None,
         "CONN_HEALTH_CHECKS": True,
-        # A forgotten open transaction would hold back every reader that waits for committed rows.
-        "OPTIONS": {**DATABASE.get("OPTIONS", {}), "options": "-c idle_in_transaction_session_timeout=60000"},
+        "OPTIONS": {
+            "connect_timeout": 5,
+            # A forgotten open transaction would hold back every reader that waits for committed rows.
+            "options": "-c idle_in_transaction_session_timeout=60000",
+            **DATABASE.get("OPTIONS", {}),
+        },
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -175,6 +180,8 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 SESSION_COOKIE_HTTPONLY = True
+# TLS ends in front of the service: forms come from these origins though the request that arrives is plain.
+CSRF_TRUSTED_ORIGINS = [f"https://{'*' if host.startswith('.') else ''}{host}" for host in ALLOWED_HOSTS if host != "*"]
 SECURE_CONTENT_TYPE_NOSNIFF = True
 vars().update({key: value for key, value in EMAIL.items() if key.isupper()})  # EMAIL_HOST, EMAIL_PORT, …
 EMAIL_TIMEOUT = 10
@@ -186,7 +193,11 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     # stripe-python logs request bodies at debug and headers at info: neither belongs in a log.
-    "loggers": {"stripe": {"level": "WARNING"}, "django.request": {"level": "ERROR"}},
+    "loggers": {
+        "stripe": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},
+        "django.security": {"level": "ERROR"},
+    },
 }
 
 # --- Stripe ---------------------------------------------------------------------------------------------------------

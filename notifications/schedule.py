@@ -32,7 +32,8 @@ READ_AUDIT = """
         ON CONFLICT (subscription_id, kind, anchor) DO NOTHING
         RETURNING id
     ), moved AS (
-        UPDATE audit_cursors SET transaction_id = CASE span.since WHEN 0 THEN horizon ELSE greatest(span.since, horizon) END
+        UPDATE audit_cursors
+           SET transaction_id = CASE span.since WHEN 0 THEN horizon ELSE greatest(span.since, horizon) END
           FROM span WHERE reader = %(reader)s
     )
     SELECT count(*) FROM told"""

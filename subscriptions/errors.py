@@ -32,6 +32,12 @@ class AddonFollowsMain(DomainError):
     code, http_status = "addon_follows_main", 409
 
 
+class AddonTermDiffers(DomainError):
+    """An add-on ends when its main subscription ends."""
+
+    code, http_status = "addon_term_differs", 409
+
+
 class LiveMainExists(DomainError):
     """The tenant already has a main subscription that has not expired."""
 

@@ -23,6 +23,7 @@ from subscriptions import families, terms
 from subscriptions.audit import CLOCK, Actor, Change, write, write_first
 from subscriptions.errors import (
     AddonFollowsMain,
+    AddonTermDiffers,
     IllegalTransition,
     InvalidFamily,
     InvalidPlan,
@@ -140,7 +141,7 @@ def start(
             if parent_id is not None:
                 parent = _live_main(parent_id, tenant_id)
                 if purchase.term_end != parent.term_end:
-                    raise InvalidTerm("An add-on ends when its main subscription ends.")
+                    raise AddonTermDiffers
                 state = {name: getattr(parent, name) for name in STATE}
             else:
                 state = into(status or (Status.TRIAL if plan.type == Type.TRIAL else Status.ACTIVE), subscription, now)
@@ -176,7 +177,9 @@ def activate(
         if family.repeated:
             return None
         _only_main(family)
-        _allow(family.subject, Status.ACTIVE)
+        is_trial_at_work = family.subject.type == Type.TRIAL and family.subject.status == Status.ACTIVE
+        if not (purchase and is_trial_at_work):  # one whose hold was lifted
+            _allow(family.subject, Status.ACTIVE)
         values: dict[str, object] = {"status": Status.ACTIVE}
         if purchase:
             _check_price(purchase.plan, purchase.price)

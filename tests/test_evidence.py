@@ -38,13 +38,15 @@ def refused_by(constraint: str) -> Iterator[CursorWrapper]:
         assert cause.diag.constraint_name == constraint
 
 
-def bear_witness(cursor: CursorWrapper, s: Subscription, version: int) -> None:
-    """An audit entry by hand."""
+def bear_witness(cursor: CursorWrapper, s: Subscription, version: int, *, tenant_id: int | None = None) -> None:
+    """An audit entry by hand that names every column, and the status that the row has now."""
     cursor.execute(
         """INSERT INTO subscription_audit
                (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, changes)
-           VALUES (%s, %s, %s, 'amended', now(), 'staff:1', '', 'by hand', '{}')""",
-        [s.pk, s.tenant_id, version],
+           SELECT id, %s, %s, 'amended', now(), 'staff:1', '', 'by hand',
+                  (SELECT jsonb_object_agg(key, jsonb_build_array(NULL, value)) FROM jsonb_each(to_jsonb(s)))
+             FROM subscriptions AS s WHERE id = %s""",
+        [tenant_id or s.tenant_id, version, s.pk],
     )
 
 
@@ -104,6 +106,58 @@ def test_the_same_change_with_its_audit_entry_commits() -> None:
         bear_witness(cursor, s, version=2)
     s.refresh_from_db()
     assert (s.term_end, s.version, s.audit.count()) == (on(1, 31), 2, 2)
+
+
+def test_an_entry_that_does_not_name_what_changed_is_no_evidence() -> None:
+    s = subscription()
+    with refused_by(EVIDENCE) as cursor:
+        cursor.execute("UPDATE subscriptions SET term_end = %s, version = 2 WHERE id = %s", [on(1, 31), s.pk])
+        cursor.execute(
+            """INSERT INTO subscription_audit
+                   (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, changes)
+               VALUES (%s, %s, 2, 'amended', now(), 'staff:1', '', 'by hand', '{"status": ["ACTIVE", "ACTIVE"]}')""",
+            [s.pk, s.tenant_id],
+        )
+
+
+def test_an_entry_of_another_tenant_is_no_evidence() -> None:
+    s, other = subscription(), subscription()
+    with refused_by(EVIDENCE) as cursor:
+        cursor.execute("UPDATE subscriptions SET term_end = %s, version = 2 WHERE id = %s", [on(1, 31), s.pk])
+        bear_witness(cursor, s, version=2, tenant_id=other.tenant_id)
+
+
+def test_a_temporary_table_that_looks_like_the_audit_is_no_evidence() -> None:
+    s = subscription()
+    with refused_by(EVIDENCE) as cursor:
+        cursor.execute(
+            "CREATE TEMP TABLE subscription_audit (LIKE public.subscription_audit INCLUDING ALL) ON COMMIT DROP"
+        )
+        cursor.execute("UPDATE subscriptions SET term_end = %s, version = 2 WHERE id = %s", [on(1, 31), s.pk])
+        bear_witness(cursor, s, version=2)
+
+
+@pytest.mark.parametrize("column", ["id", "tenant_id", "number"])
+def test_the_identity_of_a_subscription_never_changes(column: str) -> None:
+    s, other = subscription(), subscription()
+    value = {"id": -1, "tenant_id": other.tenant_id, "number": "SUB-HIJACKED"}[column]
+    with refused_by("identity_never_changes") as cursor:
+        cursor.execute(f"UPDATE subscriptions SET {column} = %s WHERE id = %s", [value, s.pk])
+
+
+def test_when_an_entry_was_written_is_not_its_writers_to_say() -> None:
+    s = subscription()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """INSERT INTO subscription_audit
+                   (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, changes,
+                    recorded_at, transaction_id)
+               VALUES (%s, %s, 2, 'amended', now(), 'staff:1', '', 'by hand', '{}', '1999-01-01Z', 7)
+               RETURNING recorded_at > now() - interval '1 minute',
+                         transaction_id = pg_current_xact_id()::text::bigint""",
+            [s.pk, s.tenant_id],
+        )
+        assert cursor.fetchone() == (True, True)
 
 
 def test_a_change_that_leaves_its_version_cannot_commit_even_with_an_entry() -> None:
@@ -336,8 +390,6 @@ def test_a_parent_of_another_tenant_cannot_be_written() -> None:
     addon, foreign = subscription(Type.ADDON, parent=subscription()), subscription()
     with refused_by("a_parent_is_a_main_of_the_same_tenant") as cursor:
         copy(cursor, addon, parent_id=foreign.pk)
-    with refused_by("a_parent_is_a_main_of_the_same_tenant") as cursor:
-        cursor.execute("UPDATE subscriptions SET tenant_id = %s WHERE id = %s", [foreign.tenant_id, addon.pk])
 
 
 def test_a_main_with_addons_cannot_become_anything_else() -> None:

@@ -10,7 +10,14 @@ from django.test.utils import CaptureQueriesContext
 
 from subscriptions import lifecycle
 from subscriptions.audit import STRIPE
-from subscriptions.errors import AddonFollowsMain, IllegalTransition, InvalidFamily, InvalidPlan, InvalidTerm
+from subscriptions.errors import (
+    AddonFollowsMain,
+    AddonTermDiffers,
+    IllegalTransition,
+    InvalidFamily,
+    InvalidPlan,
+    InvalidTerm,
+)
 from subscriptions.lifecycle import CancelAt, Purchase, advance
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import Action, EndReason, Status, Type
@@ -333,7 +340,7 @@ def test_an_addon_begins_as_its_main_is(before: str) -> None:
 
 def test_an_addon_ends_when_its_main_ends() -> None:
     main = subscription()
-    with refused(InvalidTerm, "ends when its main"):
+    with refused(AddonTermDiffers, "ends when its main"):
         subscription(Type.ADDON, parent=main, term=(JAN_1, MAR_1))
 
 

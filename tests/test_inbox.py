@@ -325,8 +325,12 @@ def test_what_was_paid_for_here_and_has_expired_is_parked_for_a_person(stripe: S
         (lambda stripe, sub: stripe.status(sub["id"], "resting"), "unknown_status"),
         (lambda stripe, sub: stripe.override(sub["id"], {"customer": "cus_nobody"}), "unknown_customer"),
         (lambda stripe, sub: stripe.override(sub["id"], {"items": {"data": []}}), "ambiguous_plan"),
+        (
+            lambda stripe, sub: stripe.override(sub["id"], {"items": {"data": [_item(sub, quantity=0)]}}),
+            "nothing_bought",
+        ),
     ],
-    ids=["unknown price", "unknown status", "unknown customer", "no item"],
+    ids=["unknown price", "unknown status", "unknown customer", "no item", "quantity 0"],
 )
 def test_what_can_never_succeed_is_parked_at_once_and_grants_nothing(stripe: Sandbox, break_it: Any, code: str) -> None:
     sub = bought_at_stripe(stripe)
@@ -352,6 +356,25 @@ def test_a_new_main_whose_predecessors_end_comes_later_is_tried_again_and_then_s
     assert ring(first["id"], "customer.subscription.deleted") == "expired"
     assert inbox.apply(event.pk, now=timezone.now() + timedelta(seconds=5)) == "started"
     assert ours(second).status == Status.ACTIVE
+
+
+def test_what_belongs_to_another_tenants_customer_at_stripe_is_parked(stripe: Sandbox) -> None:
+    sub, other = bought_at_stripe(stripe), bought_at_stripe(stripe)
+    ring(sub["id"])
+    stripe.override(sub["id"], {"customer": other["customer"], "status": "canceled"})
+    event = rings(sub["id"])
+    assert inbox.apply(event.pk, now=timezone.now()) == "parked: other_customer"
+    assert ours(sub).status == Status.ACTIVE
+
+
+def test_a_trial_whose_hold_was_lifted_can_still_be_bought(stripe: Sandbox) -> None:
+    tenant, now = TenantFactory.create(), timezone.now()
+    trial = subscription(Type.TRIAL, tenant=tenant, term=(now, now + timedelta(days=14)), now=now)
+    lifecycle.suspend(trial.pk, hold=True, actor=ALICE, now=now, reason="who is this?")
+    lifecycle.lift_hold(trial.pk, actor=ALICE, now=now, reason="a customer")
+    sub = bought_at_stripe(stripe, tenant=tenant)
+    assert ring(sub["id"]) == "activated"
+    assert (ours(sub).pk, ours(sub).type) == (trial.pk, Type.MAIN)
 
 
 def test_a_cancellation_in_a_later_period_does_not_end_this_one(stripe: Sandbox) -> None:
@@ -397,6 +420,10 @@ def test_stripe_is_asked_once_an_event_in_the_pinned_version(stripe: Sandbox, se
     (asked,) = stripe.requests()[before:]
     assert (asked["method"], asked["path"]) == ("GET", f"/v1/subscriptions/{sub['id']}")
     assert settings.STRIPE_API_VERSION in str(asked)
+
+
+def _item(subscription: dict[str, Any], **other: Any) -> dict[str, Any]:
+    return dict(subscription["items"]["data"][0] | other)
 
 
 def _period_of(subscription: dict[str, Any]) -> dict[str, int]:

@@ -193,8 +193,9 @@ def here(stripe_id: str) -> tuple[object, ...]:
 
 def there(stripe_id: str) -> tuple[object, ...]:
     state = wanted(stripe_api.fetch_subscription(stripe_id))
-    price = PlanPrice.objects.get(stripe_prices=state.items[0].price_id)
-    return _comparable(state.status, price.pk, state.term(state.items[0])[1], state.cancels_at_term_end)
+    (item,) = state.items
+    price = PlanPrice.objects.get(stripe_prices=item.price_id)
+    return _comparable(state.status, price.pk, state.term(item)[1], state.is_last(item))
 
 
 def _comparable(status: object, price: int | None, *of_an_active_one: object) -> tuple[object, ...]:

@@ -89,9 +89,9 @@ def test_an_unpaid_invoice_of_the_old_shape_counts_up_to_where_its_period_begins
     assert term(wanted(of_2024(paid=False))) == (DEC_1, JAN_1)
 
 
-@pytest.mark.parametrize("reason", ["subscription_update", "manual", "upcoming"])
-def test_an_open_invoice_for_something_else_does_not_make_the_period_unpaid(reason: str) -> None:
-    assert term(wanted(at_stripe(invoice={"status": "open", "billing_reason": reason}))) == (JAN_1, FEB_1)
+@pytest.mark.parametrize("reason", ["subscription_update", "manual", "subscription_create"])
+def test_an_open_invoice_never_extends_a_term_whatever_it_is_for(reason: str) -> None:
+    assert term(wanted(at_stripe(invoice={"status": "open", "billing_reason": reason}))) == (DEC_1, JAN_1)
 
 
 def test_a_trial_runs_to_its_period_end_whatever_its_invoice_of_zero_says() -> None:
@@ -99,10 +99,19 @@ def test_a_trial_runs_to_its_period_end_whatever_its_invoice_of_zero_says() -> N
     assert (state.status, term(state)) == (Status.TRIAL, (JAN_1, FEB_1))
 
 
-@pytest.mark.parametrize("flags", [{"cancel_at_period_end": True}, {"cancel_at": seconds(FEB_1)}])
-def test_either_sign_of_a_pending_cancellation_counts(flags: dict[str, Any]) -> None:
-    assert wanted(at_stripe(**flags)).cancels_at_term_end
-    assert not wanted(at_stripe()).cancels_at_term_end
+@pytest.mark.parametrize(
+    ("flags", "is_last"),
+    [
+        ({"cancel_at_period_end": True}, True),
+        ({"cancel_at": seconds(FEB_1)}, True),
+        ({"cancel_at": seconds(FEB_1) + 1}, False),  # in a later period
+        ({}, False),
+    ],
+    ids=["at period end", "at an instant in this period", "in a later period", "not at all"],
+)
+def test_a_period_is_the_last_one_if_the_cancellation_falls_into_it(flags: dict[str, Any], is_last: bool) -> None:
+    state = wanted(at_stripe(**flags))
+    assert state.is_last(state.items[0]) is is_last
 
 
 def test_an_end_says_when_and_why() -> None:
@@ -134,6 +143,7 @@ def test_the_quantity_of_an_item_is_kept() -> None:
         {"items": {"data": ["si_1"]}},
         {"items": {"data": [{"price": {"id": "p"}, "current_period_start": 1, "current_period_end": "soon"}]}},
         {"items": {"data": [{"price": {"id": "p"}, "current_period_start": 1, "current_period_end": 10**20}]}},
+        {"items": {"data": [{"price": {"id": "p"}, "current_period_start": 2, "current_period_end": 1}]}},
         {"start_date": "yesterday"},
         {"ended_at": "then"},
     ],

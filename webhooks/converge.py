@@ -41,6 +41,8 @@ def converge(known: Known, wanted: Wanted, *, now: datetime, source_id: str) -> 
 
     Raises Unmappable and DomainError.
     """
+    if known.subscription and known.tenant_id not in (None, known.subscription.tenant_id):
+        raise Unmappable("other_customer", "At Stripe it belongs to the customer of another tenant.")
     item = _item_that_sells_a_plan(wanted, known.prices)
     price = known.prices[item.price_id]
     term_start, term_end = wanted.term(item)
@@ -152,4 +154,6 @@ def _item_that_sells_a_plan(wanted: Wanted, prices: dict[str, PlanPrice]) -> Ite
         raise Unmappable("unknown_price", f"We sell nothing at the Stripe price {', '.join(unknown)[:200]}.")
     if len(wanted.items) != 1:
         raise Unmappable("ambiguous_plan", f"{len(wanted.items)} items, where exactly one sells a plan.")
+    if wanted.items[0].quantity < 1:
+        raise Unmappable("nothing_bought", "The quantity of its item is not positive.")
     return wanted.items[0]

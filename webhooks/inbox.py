@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = (4, 15, 60, 180, 600, 1800, 3600, 7200, 14400, *[21600] * 11)
 JITTER = 0.25  # of the delay, both ways: a recovering Stripe is not asked by all at once
 MOST_ATTEMPTS = len(RETRY_SECONDS) + 1
-# Refusals that may pass by themselves: a MAIN whose predecessor's end has not been applied yet, an add-on that came before
-# its MAIN or before its MAIN's renewal. Whatever else is refused waits for a person.
-MAY_PASS = frozenset({"live_main_exists", "no_main_for_addon", "invalid_term"})
+# Refusals that may pass by themselves: a MAIN whose predecessor's end has not been applied yet, an add-on that came
+# before its MAIN or before its MAIN's renewal. Whatever else is refused waits for a person.
+MAY_PASS = frozenset({"live_main_exists", "no_main_for_addon", "addon_term_differs"})
 MOST_READINGS = 5  # of what we know, while others apply news of the same Stripe subscription
 
 CLAIM = """

@@ -5,7 +5,6 @@ payload, header or card detail is kept or logged.
 """
 
 import json
-import re
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -18,6 +17,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from webhooks import endpoints, poke
 from webhooks.signature import BadSignature, verify
+from webhooks.stripe_state import stripe_id
 
 LARGEST_BODY = 512 * 1024  # bytes; Stripe's events are a few KB
 
@@ -43,8 +43,6 @@ HANDLED_TYPES = frozenset(
 NEW = b'{"received": true, "handled": true, "duplicate": false}'
 DUPLICATE = b'{"received": true, "handled": true, "duplicate": true}'
 UNHANDLED = b'{"received": true, "handled": false}'
-
-STRIPE_ID = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
 
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError)  # the last: it is read-only, after a fail-over
 
@@ -135,7 +133,7 @@ def _row(event: dict[str, Any], now: datetime) -> tuple[Any, ...]:
     created = event.get("created")
     if not isinstance(subject, dict) or type(created) is not int or not 0 <= created < 253_402_300_800:
         raise Refused(400, "not_an_event")
-    event_id, object_id = _id(event.get("id")), _id(subject.get("id"))
+    event_id, object_id = stripe_id(event.get("id")), stripe_id(subject.get("id"))
     if not event_id or not object_id:
         raise Refused(400, "not_an_event")
     at = datetime.fromtimestamp(created, UTC)
@@ -146,17 +144,11 @@ def _row(event: dict[str, Any], now: datetime) -> tuple[Any, ...]:
 def subscription_of(subject: dict[str, Any], event_type: str) -> str:
     """The id of the Stripe subscription that an event's object belongs to; empty if it belongs to none."""
     if event_type.startswith("customer.subscription."):
-        return _id(subject.get("id"))
+        return stripe_id(subject.get("id"))
     parent = subject.get("parent")
     details = parent.get("subscription_details") if isinstance(parent, dict) else None
     found = details.get("subscription") if isinstance(details, dict) else None
-    return _id(found or subject.get("subscription"))  # the latter: invoices before 2025, and checkout sessions
-
-
-def _id(reference: object) -> str:
-    """A Stripe id, given as itself or as the expanded object."""
-    value = reference.get("id") if isinstance(reference, dict) else reference
-    return value if isinstance(value, str) and STRIPE_ID.fullmatch(value) else ""
+    return stripe_id(found or subject.get("subscription"))  # the latter: invoices before 2025, and checkout sessions
 
 
 def _claim(row: tuple[Any, ...]) -> bool:

@@ -3,6 +3,7 @@
 Answers are plain dicts. The client does not retry: what is asked again, and when, is `inbox`'s to say.
 """
 
+import re
 from functools import cache
 from typing import Any
 
@@ -58,11 +59,12 @@ def _call(method: str, path: str, **params: Any) -> dict[str, Any]:
     try:
         answer = client.raw_request(method, path, **params).data
     except (stripe.InvalidRequestError, stripe.IdempotencyError, stripe.CardError) as error:
-        raise StripeRefused(error.code or "refused", f"{method.upper()} {path}: {_reason(error)}") from None
+        code = error.code if isinstance(error.code, str) and re.fullmatch("[a-z0-9_]{1,64}", error.code) else "refused"
+        raise StripeRefused(code, f"{method.upper()} {path}: {_reason(error)}") from None
     except stripe.StripeError as error:  # 429, 5xx, 401 while a key is changed, no connection, not JSON
         raise StripeUnavailable("stripe_unavailable", f"{method.upper()} {path}: {_reason(error)}") from None
-    except (ValueError, RecursionError):  # the client writes answers to its log first, and cannot if they are no text
-        raise StripeUnavailable("unreadable_answer", f"{method.upper()} {path}: not text.") from None
+    except (ValueError, RecursionError, AttributeError, TypeError):  # the client trips over answers of strange shapes
+        raise StripeUnavailable("unreadable_answer", f"{method.upper()} {path}: not an answer of Stripe's.") from None
     if not isinstance(answer, dict):
         raise StripeUnavailable("unreadable_answer", f"{method.upper()} {path}: not a JSON object.")
     return answer

@@ -7,6 +7,7 @@ A term is what has been *paid*: Stripe moves the period on when a renewal invoic
 fail. So a period whose invoice is not paid counts up to where it begins.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -33,8 +34,7 @@ STATUS_OF: dict[str, Status | None] = {
     "incomplete_expired": Status.EXPIRED,
 }
 
-# Invoices that pay for a period. Others (proration, manual) may be open without the period being unpaid.
-PAYS_FOR_A_PERIOD = frozenset({"subscription_create", "subscription_cycle", "subscription"})
+STRIPE_ID = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def wanted(subscription: dict[str, Any]) -> Wanted:
     try:
         return Wanted(
             stripe_subscription_id=subscription["id"],
-            customer_id=_id(subscription.get("customer")),
+            customer_id=stripe_id(subscription.get("customer")),
             status=status,
             items=tuple(_item(item, subscription) for item in subscription["items"]["data"]),
             period_is_paid=status == Status.TRIAL or _is_paid(subscription.get("latest_invoice")),
@@ -99,20 +99,22 @@ def _item(item: dict[str, Any], subscription: dict[str, Any]) -> Item:
     end = item.get("current_period_end") or subscription["current_period_end"]
     price = item.get("price") or item["plan"]
     quantity = item.get("quantity")
-    return Item(_id(price), 1 if quantity is None else int(quantity), _time(start), _time(end))
+    if not start < end:
+        raise ValueError("a period that ends before it starts")
+    return Item(stripe_id(price), 1 if quantity is None else int(quantity), _time(start), _time(end))
 
 
 def _is_paid(invoice: Any) -> bool:
+    """Whether nothing is owed. An open invoice never extends a term, whatever it is for; a term stays as it was."""
     if not isinstance(invoice, dict):  # none was made, or it was not expanded: the status says what there is to know
-        return True
-    if invoice.get("billing_reason") not in PAYS_FOR_A_PERIOD:
         return True
     return invoice.get("status") == "paid" or invoice.get("paid") is True
 
 
-def _id(reference: Any) -> str:
+def stripe_id(reference: object) -> str:
+    """A Stripe id, given as itself or as the expanded object; empty if it is neither."""
     value = reference.get("id") if isinstance(reference, dict) else reference
-    return value if isinstance(value, str) else ""
+    return value if isinstance(value, str) and STRIPE_ID.fullmatch(value) else ""
 
 
 def _time(seconds: Any) -> datetime:

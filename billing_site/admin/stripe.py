@@ -86,3 +86,6 @@ class StripePriceAdmin(ModelAdmin):
 
     def has_change_permission(self, request: HttpRequest, obj: StripePrice | None = None) -> bool:
         return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: StripePrice | None = None) -> bool:
+        return False

@@ -33,4 +33,4 @@ def _ours(cursor: Cursor) -> bool:
     """A position is an id; a cursor without one counts from an end of the list."""
     if cursor.position is None:
         return cursor.reverse or cursor.offset > 0
-    return str(cursor.position).isascii() and str(cursor.position).isdecimal()
+    return len(str(cursor.position)) <= 19 and str(cursor.position).isascii() and str(cursor.position).isdecimal()

@@ -1,4 +1,7 @@
-"""The promises that the database itself keeps: families, evidence, and an audit that only grows."""
+"""The promises that the database itself keeps: families, evidence, and an audit that only grows.
+
+Every function names where it looks: a temporary table of the same name would come first otherwise.
+"""
 
 from django.db import migrations
 
@@ -13,7 +16,7 @@ ALTER TABLE subscriptions ADD CONSTRAINT a_parent_is_a_main_of_the_same_tenant
     FOREIGN KEY (parent_id, tenant_id, parent_type) REFERENCES subscriptions (id, tenant_id, type);
 
 -- An add-on that lived on would never end: the clock moves it with its main subscription.
-CREATE FUNCTION subscriptions_end_together() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION subscriptions_end_together() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
     PERFORM FROM subscriptions AS main JOIN subscriptions AS addon ON addon.parent_id = main.id
       WHERE main.id = coalesce(NEW.parent_id, NEW.id) AND main.status = 'EXPIRED' AND addon.status <> 'EXPIRED';
@@ -29,20 +32,45 @@ CREATE CONSTRAINT TRIGGER no_addon_outlives_its_main AFTER INSERT OR UPDATE ON s
     EXECUTE FUNCTION subscriptions_end_together();
 """
 
+IDENTITY = """
+CREATE FUNCTION subscriptions_keep_their_identity() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'subscription %: its id, number, tenant and parent never change', OLD.id
+        USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'identity_never_changes';
+END $$;
+CREATE TRIGGER identity_never_changes BEFORE UPDATE ON subscriptions FOR EACH ROW
+    WHEN ((OLD.id, OLD.number, OLD.tenant_id, OLD.parent_id) IS DISTINCT FROM (NEW.id, NEW.number, NEW.tenant_id, NEW.parent_id))
+    EXECUTE FUNCTION subscriptions_keep_their_identity();
+"""
+
+# What an entry must name: each column that moved, and the status that it moved to.
+NAMED = " AND ".join(f"(OLD.{c} IS NOT DISTINCT FROM NEW.{c} OR changes ? '{c}')" for c in TRACKED)
+
 # Checked at commit, for every version that a transaction passed through: two changes need two entries. A foreign key
 # would look at the last one only, and would accept evidence from another transaction.
 EVIDENCE = f"""
-CREATE FUNCTION subscriptions_need_evidence() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION subscriptions_need_evidence() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    honest boolean;
 BEGIN
     IF NEW.version <> (CASE TG_OP WHEN 'UPDATE' THEN OLD.version ELSE 0 END) + 1 THEN
         RAISE EXCEPTION 'subscription %: a change must move its version by one', NEW.id
             USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'no_change_without_evidence';
     END IF;
-    PERFORM FROM subscription_audit
-      WHERE subscription_id = NEW.id AND version = NEW.version
-        AND transaction_id = pg_current_xact_id()::text::bigint;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'subscription %: version % has no audit entry in this transaction', NEW.id, NEW.version
+    IF TG_OP = 'INSERT' THEN
+        SELECT changes->'status'->>1 = NEW.status INTO honest FROM ONLY subscription_audit
+         WHERE subscription_id = NEW.id AND version = NEW.version AND tenant_id = NEW.tenant_id
+           AND transaction_id = pg_current_xact_id()::text::bigint;
+    ELSE
+        SELECT {NAMED}
+               AND (OLD.status = NEW.status OR changes->'status'->>1 = NEW.status)
+          INTO honest FROM ONLY subscription_audit
+         WHERE subscription_id = NEW.id AND version = NEW.version AND tenant_id = NEW.tenant_id
+           AND transaction_id = pg_current_xact_id()::text::bigint;
+    END IF;
+    IF honest IS NOT TRUE THEN
+        RAISE EXCEPTION 'subscription %: version % has no audit entry in this transaction that names what changed',
+            NEW.id, NEW.version
             USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'no_change_without_evidence';
     END IF;
     RETURN NULL;
@@ -57,6 +85,16 @@ CREATE CONSTRAINT TRIGGER no_beginning_without_evidence AFTER INSERT ON subscrip
 """
 
 APPEND_ONLY = """
+-- When an entry was written, and by which transaction, is not the writer's to say.
+CREATE FUNCTION subscription_audit_is_written_now() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.transaction_id := pg_current_xact_id()::text::bigint;
+    NEW.recorded_at := statement_timestamp();
+    RETURN NEW;
+END $$;
+CREATE TRIGGER the_audit_is_written_now BEFORE INSERT ON subscription_audit
+    FOR EACH ROW EXECUTE FUNCTION subscription_audit_is_written_now();
+
 CREATE FUNCTION subscription_audit_only_grows() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'subscription_audit is append-only: % is refused', TG_OP
@@ -77,6 +115,11 @@ class Migration(migrations.Migration):
             "DROP FUNCTION subscriptions_end_together CASCADE;"
             "ALTER TABLE subscriptions DROP CONSTRAINT a_parent_is_a_main_of_the_same_tenant",
         ),
+        migrations.RunSQL(IDENTITY, "DROP FUNCTION subscriptions_keep_their_identity CASCADE"),
         migrations.RunSQL(EVIDENCE, "DROP FUNCTION subscriptions_need_evidence CASCADE"),
-        migrations.RunSQL(APPEND_ONLY, "DROP FUNCTION subscription_audit_only_grows CASCADE"),
+        migrations.RunSQL(
+            APPEND_ONLY,
+            "DROP FUNCTION subscription_audit_only_grows CASCADE;"
+            "DROP FUNCTION subscription_audit_is_written_now CASCADE",
+        ),
     ]

@@ -28,11 +28,13 @@ Next step: let Stripe report a payment for Acme Robotics, which is on trial:
   1. curl -X POST {stripe}/_sandbox/subscriptions/{at_stripe}/pay
      (or press Pay on the sandbox's page) and see it ACTIVE, with the event in its audit trail:
      {url}/admin/subscriptions/subscription/{pk}/change/
-  2. Its month is over and nobody pays: GRACE, and, two weeks later, SUSPENDED (first look, then without --dry-run):
+  2. Its month is over and nobody pays: GRACE. First look, then do it, then read the mail about it ({mail}):
      make manage RUN="advance_subscriptions --now {grace} --dry-run"
      make manage RUN="advance_subscriptions --now {grace}"
+     make manage RUN="send_notices"
+  3. Two weeks later: SUSPENDED, and another mail:
      make manage RUN="advance_subscriptions --now {suspended}"
-  3. Read the mails about it, half a minute later: {mail}
+     make manage RUN="send_notices"
 """
 
 
@@ -60,7 +62,7 @@ class Command(BaseCommand):
             StripeLink.objects.filter(pk=at_stripe).exclude(subscription=None).values_list("subscription", flat=True)
         )
         trial = Subscription.objects.filter(tenant=acme).order_by("pk").values_list("pk", flat=True)
-        month_over = timezone.now() + timedelta(days=31 + settings.SETTLEMENT_HOURS // 24 + 1)
+        month_over = timezone.now() + timedelta(days=32, hours=settings.SETTLEMENT_HOURS + 24)
         return {
             "at_stripe": at_stripe,
             "pk": linked.first() or trial.first(),
