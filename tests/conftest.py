@@ -32,7 +32,7 @@ def _empty_filled_tables(test: TransactionTestCase) -> None:
             cursor.execute(f"DELETE FROM {table}")
 
 
-TransactionTestCase._fixture_teardown = _empty_filled_tables  # type: ignore[method-assign]
+TransactionTestCase._fixture_teardown = _empty_filled_tables  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ def test_a_temporary_table_that_looks_like_the_audit_is_no_evidence() -> None:
 @pytest.mark.parametrize("column", ["id", "tenant_id", "number"])
 def test_the_identity_of_a_subscription_never_changes(column: str) -> None:
     s, other = subscription(), subscription()
-    value = {"id": -1, "tenant_id": other.tenant_id, "number": "SUB-HIJACKED"}[column]
+    value: Any = {"id": -1, "tenant_id": other.tenant_id, "number": "SUB-HIJACKED"}[column]
     with refused_by("identity_never_changes") as cursor:
         cursor.execute(f"UPDATE subscriptions SET {column} = %s WHERE id = %s", [value, s.pk])
 

@@ -18,7 +18,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from textwrap import dedent
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import psycopg
 import pytest
 import redis

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from billing_site.local import signals
 
