@@ -7,4 +7,5 @@ class BillingSiteConfig(AppConfig):
 
     def ready(self) -> None:
         """Make the Celery application known to whoever sends a task, in every process."""
-        import billing_site.celery  # noqa: F401
+        import billing_site.celery
+        import billing_site.checks  # noqa: F401

@@ -338,7 +338,7 @@ def test_the_banner_says_the_most_urgent_first() -> None:
     assert lines(*cast, now=on(1, 10)) == [
         ("error", "on_hold", "Service is withheld. Please contact us."),
         ("error", "suspended", "Service is suspended. Renew before 6 March 2026 to keep your set-up."),
-        ("warning", "grace", "Payment is due. Service goes on until 19 January 2026."),
+        ("warning", "grace", "Payment is due. Service goes on until 15 February 2026."),
         ("warning", "ending", "Ends on 1 February 2026, as you asked."),
         ("warning", "trial_ending", "The trial ends on 1 February 2026."),
         ("info", "renewal_due", "The term ends on 1 February 2026. Renew to go on without a break."),

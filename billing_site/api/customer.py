@@ -147,7 +147,8 @@ def monthly_total(live: list[Subscription]) -> list[dict[str, Any]]:
     """What renewals cost per month, in whole minor units per currency; a year counts a twelfth, rounded half up."""
     months = {PlanPrice.Interval.MONTH: 1, PlanPrice.Interval.YEAR: 12}
     totals: dict[str, int] = {}
-    for price in (s.price for s in live if s.price and not s.cancel_at_term_end):
+    renewing = [s for s in live if not s.cancel_at_term_end and not (s.parent and s.parent.cancel_at_term_end)]
+    for price in (s.price for s in renewing if s.price):
         per = months[PlanPrice.Interval(price.interval)] * price.interval_count
         totals[price.currency] = totals.get(price.currency, 0) + (2 * price.amount_minor + per) // (2 * per)
     return [{"amount_minor": amount, "currency": currency} for currency, amount in sorted(totals.items())]

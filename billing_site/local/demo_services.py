@@ -55,7 +55,7 @@ def worker(env: dict[str, str]) -> Process:
 
 
 def beat(env: dict[str, str]) -> Process:
-    return _celery("beat", env, "--scheduler", "redbeat.RedBeatScheduler")
+    return _celery("beat", env, "--scheduler", "billing_site.beat.SteadyScheduler")
 
 
 DJANGO = (web, worker, beat)
