@@ -20,6 +20,7 @@ def doorbell(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[H
             except Resolver404:
                 return get_response(request)
             response: HttpResponse = match.func(request, *match.args, **match.kwargs)
+            response.headers["Content-Length"] = str(len(response.content))  # else the server would close, or chunk
             return response
         return get_response(request)
 
