@@ -13,6 +13,7 @@ from django.utils import timezone
 from billing_site.local.caught_mail import Mailbox
 from notifications.management.commands import send_notices
 from notifications.models import Notice
+from subscriptions import lifecycle
 from subscriptions.management.commands import advance_subscriptions
 from subscriptions.models import Member, Plan, PlanPrice, Subscription, Tenant
 from subscriptions.states import Type
@@ -208,10 +209,21 @@ def test_the_guide_names_every_place_and_the_first_steps(stripe: Sandbox, settin
     trial = Subscription.objects.get(tenant__slug="acme")
     for said in (
         "http://127.0.0.1:8000/admin/", "http://127.0.0.1:8025/", "admin / termkeeper-demo",
-        f"curl -X POST {stripe.url}/_sandbox/subscriptions/{awaited['id']}/pay",
+        f"-X POST {stripe.url}/_sandbox/subscriptions/{awaited['id']}/pay",
         f"/admin/subscriptions/subscription/{trial.pk}/change/",
     ):  # fmt: skip
         assert said in guide
+
+
+@pytest.mark.django_db
+def test_the_guide_does_not_ask_for_what_has_been_done(stripe: Sandbox, settings: Any) -> None:
+    settings.DEMO_STRIPE_URL = stripe.url
+    run("seed_demo")
+    trial = Subscription.objects.get(tenant__slug="acme")
+    list(lifecycle.advance(now=trial.term_end))
+    guide = "\n".join(run("demo_guide"))
+    assert f"{trial.number} of Acme Robotics is GRACE by now" in guide
+    assert "Next step" not in guide
 
 
 def test_the_guide_of_an_empty_service_only_names_places() -> None:

@@ -107,13 +107,17 @@ class PlanAdmin(Found):
 class AuditRows(ReadOnlyRows):
     model = AuditEntry
     verbose_name_plural = "Audit trail"
-    fields = readonly_fields = ("effective", "what", "who", "source", "why", "changed")
+    fields = readonly_fields = ("effective", "recorded", "what", "who", "source", "why", "changed")
     ordering = ("-id",)
     tab = False
 
     @display(description="Effective (UTC)")
     def effective(self, entry: AuditEntry) -> str:
         return when(entry.effective_at)
+
+    @display(description="Recorded (UTC)")
+    def recorded(self, entry: AuditEntry) -> str:
+        return when(entry.recorded_at)
 
     @display(description="What")
     def what(self, entry: AuditEntry) -> str:

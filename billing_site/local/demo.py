@@ -105,7 +105,7 @@ def supervise(port: str, starter: Starter) -> NoReturn:
             worker.wait_ready(lambda: " ready." in worker.logged(), seconds=60)
             beat.wait_ready(lambda: "beat: Starting" in beat.logged(), seconds=60)
             text = where_to_look(guide, env)
-        say(f"  {'all of it':<50} {time.monotonic() - began:6.1f} s\n\n{text}\n\nCtrl-C stops everything.")
+        say(f"  {'started in':<50} {time.monotonic() - began:6.1f} s\n\n{text}\n\nCtrl-C stops everything.")
         stack.callback(say, "\nStopping ...")
         watch(services, starter)
 

@@ -8,8 +8,8 @@ from django.core.management.base import BaseCommand
 from django.utils import timezone
 
 from billing_site.management.commands.seed_demo import PASSWORD, awaited_purchase
-from subscriptions.models import Subscription, Tenant
-from webhooks.models import StripeLink
+from subscriptions.models import Subscription
+from subscriptions.states import Status
 from webhooks.stripe_api import StripeError
 
 PLACES = """\
@@ -22,19 +22,26 @@ Everything is up. Look here:
   caught mail      {mail}
 """
 
-FIRST_STEPS = """\
-Next step: let Stripe report a payment for Acme Robotics, which is on trial:
+FIRST_STEPS = """
+Next step: let Stripe report a payment for {number} of Acme Robotics, which is on trial:
 
-  1. curl -X POST {stripe}/_sandbox/subscriptions/{at_stripe}/pay
+  1. curl -sS -o /dev/null -X POST {stripe}/_sandbox/subscriptions/{at_stripe}/pay
      (or press Pay on the sandbox's page) and see it ACTIVE, with the event in its audit trail:
      {url}/admin/subscriptions/subscription/{pk}/change/
-  2. Its month is over and nobody pays: GRACE. First look, then do it, then read the mail about it ({mail}):
+  2. Its month is over, nobody pays, and the {hours} hours in which a payment may settle have passed: GRACE.
+     First look, then do it, then send the mail about it and read it at {mail}
      make manage RUN="advance_subscriptions --now {grace} --dry-run"
      make manage RUN="advance_subscriptions --now {grace}"
      make manage RUN="send_notices"
+     (The term of Borealis Sensors is over by then, too: its steps are printed with these.)
   3. Two weeks later: SUSPENDED, and another mail:
      make manage RUN="advance_subscriptions --now {suspended}"
      make manage RUN="send_notices"
+"""
+
+FOLLOWED = """
+{number} of Acme Robotics is {status} by now: {url}/admin/subscriptions/subscription/{pk}/change/
+`make demo-reset` and `make demo` start afresh.
 """
 
 
@@ -49,23 +56,23 @@ class Command(BaseCommand):
             "password": PASSWORD,
         }
         self.stdout.write(PLACES.format(**places))
-        acme = Tenant.objects.filter(slug="acme").first()
-        if acme and settings.DEMO_STRIPE_URL:
-            self.stdout.write(FIRST_STEPS.format(**places, **self._what_acme_bought(acme)))
+        acme = Subscription.objects.filter(tenant__slug="acme").order_by("pk").first()
+        if acme and acme.status != Status.TRIAL:
+            self.stdout.write(FOLLOWED.format(**places, number=acme.number, status=acme.status, pk=acme.pk))
+        elif acme and settings.DEMO_STRIPE_URL:
+            self.stdout.write(FIRST_STEPS.format(**places, **self._to_do(acme)))
 
-    def _what_acme_bought(self, acme: Tenant) -> dict[str, object]:
+    def _to_do(self, acme: Subscription) -> dict[str, object]:
         try:
-            at_stripe = awaited_purchase(acme)
+            at_stripe = awaited_purchase(acme.tenant)
         except StripeError:
             at_stripe = "SUBSCRIPTION"
-        linked = (
-            StripeLink.objects.filter(pk=at_stripe).exclude(subscription=None).values_list("subscription", flat=True)
-        )
-        trial = Subscription.objects.filter(tenant=acme).order_by("pk").values_list("pk", flat=True)
         month_over = timezone.now() + timedelta(days=32, hours=settings.SETTLEMENT_HOURS + 24)
         return {
+            "number": acme.number,
+            "pk": acme.pk,
             "at_stripe": at_stripe,
-            "pk": linked.first() or trial.first(),
+            "hours": settings.SETTLEMENT_HOURS,
             "grace": month_over.date(),
             "suspended": (month_over + timedelta(days=settings.GRACE_DAYS)).date(),
         }
