@@ -95,6 +95,8 @@ SCRATCH_PROJECT = {
 def scratch_checkout(directory: Path) -> Path:
     """A checkout of nothing but the Makefile, this package and the scratch project."""
     shutil.copy(CHECKOUT / "Makefile", directory)
+    (directory / "billing_site").mkdir()
+    shutil.copy(CHECKOUT / "billing_site/beat.py", directory / "billing_site")
     package = Path("billing_site/local")
     shutil.copytree(CHECKOUT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in SCRATCH_PROJECT.items():
