@@ -43,7 +43,7 @@ class Notice(models.Model):
         db_table = "notices"
         ordering: ClassVar = ["-id"]
         indexes: ClassVar = [
-            # used by: delivery.claim
+            # used by: delivery.CLAIM
             models.Index(name="notices_pending", fields=["next_attempt_at"], condition=Q(state="PENDING")),
         ]
         constraints: ClassVar = [

@@ -402,6 +402,20 @@ def test_a_cancellation_while_the_renewal_settles_waits_for_its_payment(stripe: 
     assert (ours(sub).cancel_at_term_end, ours(sub).term_end) == (True, period(truth(stripe, sub))[1])
 
 
+def test_a_paid_term_whose_event_was_lost_is_not_the_last_one_while_the_next_is_to_be_paid(stripe: Sandbox) -> None:
+    sub = bought_at_stripe(stripe)
+    ring(sub["id"])
+    stripe.pay(sub["id"])  # and the event about it was lost
+    paid_until = period(truth(stripe, sub))[1]
+    stripe.pay(sub["id"])
+    stripe.cancel(sub["id"], at_period_end=True)
+    unpaid = {"object": "invoice", "status": "draft", "billing_reason": "subscription_cycle"}
+    stripe.override(sub["id"], {"latest_invoice": unpaid})
+    event = rings(sub["id"])
+    assert inbox.apply(event.pk, now=paid_until + timedelta(minutes=10)) == "renewed"
+    assert (ours(sub).term_end, ours(sub).cancel_at_term_end) == (paid_until, False)
+
+
 def test_what_was_paid_before_a_payment_failed_is_served_though_its_event_was_lost(stripe: Sandbox) -> None:
     sub = bought_at_stripe(stripe)
     ring(sub["id"])

@@ -25,9 +25,7 @@ class Known:
     subscription: Subscription | None  # ours, if there is one yet
     applied_ticket: int
     tenant_id: int | None  # whose Stripe customer it is
-    trial_id: (
-        int | None
-    )  # the tenant's trial that no Stripe subscription stands behind: a first purchase turns it into more
+    trial_id: int | None  # the tenant's trial that a first purchase turns into more: no Stripe subscription has it
     main_id: int | None  # the tenant's live main subscription: the parent of an add-on
     prices: dict[str, PlanPrice]  # ours by Stripe price id, with their plans; rules and keys only
 
@@ -46,7 +44,8 @@ def converge(known: Known, wanted: Wanted, *, now: datetime, source_id: str) -> 
     item = _item_that_sells_a_plan(wanted, known.prices)
     price = known.prices[item.price_id]
     term_start, term_end = wanted.term(item)
-    purchase = Purchase(price.plan, term_start, term_end, price, True, wanted.is_last(item))
+    is_last = wanted.is_last(item) and wanted.period_is_paid  # else the last one is still to be paid
+    purchase = Purchase(price.plan, term_start, term_end, price, True, is_last)
     by = _By(now, source_id)
     if known.subscription is None:
         entry = _begin(known, wanted, purchase, by)
@@ -140,7 +139,7 @@ def _cancellation(subscription: Subscription, wanted: Wanted, purchase: Purchase
     renewal is paid, that is the last term.
     """
     serving = subscription.status in (Status.TRIAL, Status.ACTIVE) and wanted.status in (Status.TRIAL, Status.ACTIVE)
-    is_last = purchase.cancel_at_term_end
+    is_last = wanted.is_last(wanted.items[0])
     if not serving or is_last == subscription.cancel_at_term_end or subscription.term_end <= by.now:
         return None
     if is_last:

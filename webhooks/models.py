@@ -38,7 +38,7 @@ class StripeEvent(models.Model):
         db_table = "stripe_events"
         ordering: ClassVar = ["-received_at", "-event_id"]
         indexes: ClassVar = [
-            # used by: inbox.claim, the sweep, readiness
+            # used by: inbox.CLAIM, the sweep, readiness
             models.Index(name="stripe_events_pending", fields=["next_attempt_at"], condition=Q(state="PENDING")),
             models.Index(name="stripe_events_by_time", fields=["-received_at", "-event_id"]),
             models.Index(name="stripe_events_parked", fields=["received_at"], condition=Q(state="PARKED")),
