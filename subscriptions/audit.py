@@ -16,16 +16,19 @@ from subscriptions.errors import ReasonMissing
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import Action
 
-# What cannot change without evidence. The trigger of migration 0002 compares the same columns.
+# What cannot change without evidence. The trigger of migration 0003 compares the same columns.
 TRACKED = (
-    "type", "status", "plan", "price", "term_start", "term_end", "term_deadline", "grace_end", "suspension_end",
-    "on_hold", "auto_renews", "cancel_at_term_end", "ended_at", "end_reason",
+    "type", "status", "plan", "price", "term_start", "term_end", "anniversary", "time_zone", "term_deadline",
+    "grace_end", "suspension_end", "on_hold", "own_hold", "auto_renews", "cancel_at_term_end", "ended_at",
+    "end_reason",
 )  # fmt: skip
 
 FIELDS: "dict[str, models.Field[Any, Any]]" = {
     field.name: field for field in Subscription._meta.concrete_fields if field.name in TRACKED
 }
 COLUMNS = [field.attname for field in FIELDS.values()]  # a field's attribute and its column have one name here
+
+IDENTITY = ("number", "tenant_id", "parent_id", "trial_ordinal")  # what a subscription is born with, for ever
 
 Differences = dict[str, tuple[object, object]]  # column → before and after
 
@@ -43,9 +46,14 @@ class Actor(str):
     def member(cls, member_id: int) -> "Actor":
         return cls(f"member:{member_id}")
 
+    @classmethod
+    def operator(cls, user_id: int) -> "Actor":
+        """A person at a terminal, by the number that the operating system knows them by."""
+        return cls(f"operator:{user_id}")
+
     @property
     def must_say_why(self) -> bool:
-        return self.startswith("staff:")
+        return self.startswith(("staff:", "operator:"))
 
 
 CLOCK = Actor("clock")
@@ -109,7 +117,7 @@ def write_first(
     check_reason(actor, reason)
     first = {f.attname: getattr(subscription, f.attname) for f in FIELDS.values()}
     differences: Differences = {column: (None, value) for column, value in first.items() if value not in (None, "")}
-    born = _row(subscription, {}) | {name: getattr(subscription, name) for name in ("number", "tenant_id", "parent_id")}
+    born = _row(subscription, {}) | {name: getattr(subscription, name) for name in IDENTITY}
     evidence: dict[str, str | datetime] = {
         "row": json.dumps(born),
         "effective_at": effective_at,
@@ -205,13 +213,13 @@ def _write_statement() -> str:
 
 
 def _write_first_statement() -> str:
-    columns = ", ".join(["number", "tenant_id", "parent_id", *COLUMNS])
+    columns = ", ".join([*IDENTITY, *COLUMNS])
     typed = ", ".join(f"{f.attname} {f.db_type(connection)}" for f in FIELDS.values())
     return f"""
         WITH born AS (
             INSERT INTO subscriptions ({columns}, version)
             SELECT {columns}, 1 FROM jsonb_to_record(%(row)s::jsonb)
-                AS w(number text, tenant_id bigint, parent_id bigint, {typed})
+                AS w(number text, tenant_id bigint, parent_id bigint, trial_ordinal smallint, {typed})
             RETURNING id, tenant_id, version
         )
         INSERT INTO subscription_audit

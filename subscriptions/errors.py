@@ -44,6 +44,24 @@ class LiveMainExists(DomainError):
     code, http_status = "live_main_exists", 409
 
 
+class TrialUsed(DomainError):
+    """The tenant has had its trial: staff with the permission may grant another."""
+
+    code, http_status = "trial_used", 409
+
+
+class SourceReused(DomainError):
+    """This source has done the same to another subscription of the family already."""
+
+    code, http_status = "source_reused", 409
+
+
+class NoPrice(DomainError):
+    """The subscription has no price that says how long a renewal lasts: name its end."""
+
+    code, http_status = "no_price", 409
+
+
 class InvalidTerm(DomainError):
     """The dates do not make a term."""
 

@@ -3,26 +3,31 @@
 Whoever changes anything of a family locks its root first, then reads, decides and writes. What happens to a MAIN
 happens to its live add-ons in the same statement: their status and dates are its status and dates. Two things are an
 add-on's own and outlast what its MAIN does: a hold, and a cancellation at term end, which ends it where its own term
-ends. A hold put on a MAIN is the whole family's, and so is its lifting.
+ends. A hold put on a MAIN is the whole family's, and its lifting leaves alone the add-ons that have one of their own.
+
+The functions that answer columns are pure: the verbs write what they say, the forecast plays it forward, and the
+statement of the sweep says the same in SQL.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Exists, F, OuterRef, Q, Value
 from django.db.models.functions import Coalesce
 
 from subscriptions import terms
 from subscriptions.audit import Actor, Change, write
-from subscriptions.errors import SubscriptionNotFound
+from subscriptions.errors import SourceReused, SubscriptionNotFound
 from subscriptions.models import AuditEntry, Subscription
-from subscriptions.states import TRANSITIONS, Action, EndReason, Status
+from subscriptions.states import INSTANTS, TRANSITIONS, Action, EndReason, Status, Type
 
 STATE = ("status", "grace_end", "suspension_end", "on_hold")
-_HANGING_TOGETHER = (*STATE, "term_start", "term_end", "auto_renews", "cancel_at_term_end")
+CALENDAR = ("anniversary", "time_zone")
+_HANGING_TOGETHER = (*STATE, *CALENDAR, "own_hold", "term_start", "term_end", "auto_renews", "cancel_at_term_end")
 
 
 @dataclass
@@ -46,12 +51,17 @@ class Family:
     ) -> AuditEntry | None:
         """Write the subject's change and what follows from it; answer the subject's entry, None if nothing changed.
 
-        Raises InvalidTerm if somebody's term would be none.
+        Raises InvalidTerm if somebody's term would be none, SourceReused.
         """
         changes = self.changes(action, at, values)
         for change in changes:
             terms.check_term(change.values["term_start"], change.values["term_end"])  # type: ignore[arg-type]
-        entries = write(changes, actor=actor, source_id=source_id, reason=reason)
+        try:
+            entries = write(changes, actor=actor, source_id=source_id, reason=reason)
+        except IntegrityError as error:
+            if "a_source_applies_once_per_subscription_and_action" in str(error):
+                raise SourceReused from error
+            raise
         return next((entry for entry in entries if entry.subscription_id == self.subject.pk), None)
 
     def changes(self, action: Action, at: datetime, values: Mapping[str, object]) -> list[Change]:
@@ -90,40 +100,33 @@ def locked(subscription_id: int, now: datetime, source_id: str, *actions: Action
         yield Family(root, [*addons], subject, repeated=subject.is_applied)
 
 
-def lock_idle(root_ids: Sequence[int]) -> list[Family]:
-    """These families, except those that another transaction holds: they are left to it. The caller's transaction."""
-    roots = Subscription.objects.filter(pk__in=root_ids).select_related("plan").order_by("pk")
-    idle = list(roots.select_for_update(skip_locked=True, no_key=True, of=("self",)))
-    families = {root.pk: Family(root, [], subject=root) for root in idle}
-    live = Subscription.objects.filter(parent__in=families).exclude(status=Status.EXPIRED)
-    for addon in live.select_related("plan").order_by("pk"):
-        families[addon.root_id].addons.append(addon)
-    return [*families.values()]
-
-
 def _following(addon: Subscription, main: Subscription, after: Mapping[str, object], at: datetime) -> dict[str, object]:
     """What an add-on's columns become when those of its MAIN become `after`."""
     if after["status"] == Status.EXPIRED:
         return consistent(addon, into(Status.EXPIRED, addon, at, EndReason.MAIN_ENDED))
-    follows: dict[str, object] = {}
+    follows: dict[str, object] = {name: after[name] for name in CALENDAR}
     if not addon.cancel_at_term_end:
         follows["term_end"] = after["term_end"]
         if after["term_start"] != main.term_start:
             follows["term_start"] = after["term_start"]
-    held_alone = addon.on_hold and not main.on_hold
+    is_lifted = main.on_hold and not after["on_hold"]  # which may lead back where no other way leads
     legal = after["status"] == addon.status or after["status"] in TRANSITIONS[Status(addon.status)]
-    if legal and not held_alone:
+    if (legal or is_lifted) and not addon.own_hold:
         follows |= {name: after[name] for name in STATE}
     return consistent(addon, follows)
 
 
 def consistent(subscription: Subscription, values: Mapping[str, object]) -> dict[str, object]:
-    """All columns that hang together once `values` are among them: a status keeps its own instants and no others."""
-    whole = {name: getattr(subscription, name) for name in _HANGING_TOGETHER} | dict(values)
+    """All columns that hang together once `values` are among them: a status keeps its own instant and no other, and an
+    anniversary is kept where the term's end allows it.
+    """
+    whole: dict[str, Any] = {name: getattr(subscription, name) for name in _HANGING_TOGETHER} | dict(values)
     if whole["status"] != Status.GRACE:
         whole["grace_end"] = None
     if whole["status"] != Status.SUSPENDED:
-        whole["suspension_end"], whole["on_hold"] = None, False
+        whole["suspension_end"], whole["on_hold"], whole["own_hold"] = None, False, False
+    if whole["term_end"] != subscription.term_end:
+        whole["anniversary"] = terms.kept_anniversary(whole["anniversary"], whole["term_end"], whole["time_zone"])
     whole["term_deadline"] = terms.term_deadline(
         whole["term_end"], auto_renews=whole["auto_renews"], cancel_at_term_end=whole["cancel_at_term_end"]
     )
@@ -131,12 +134,49 @@ def consistent(subscription: Subscription, values: Mapping[str, object]) -> dict
 
 
 def into(status: Status, subscription: Subscription, at: datetime, why: EndReason | None = None) -> dict[str, object]:
-    """The columns of a subscription that enters `status` at the instant `at`."""
-    if status == Status.GRACE:
-        return {"status": status, "grace_end": terms.grace_end(subscription.term_end, subscription.plan, since=at)}
-    if status == Status.SUSPENDED:
-        until = terms.suspension_end(subscription.plan, since=at)
-        return {"status": status, "on_hold": False, "suspension_end": until}
-    if status == Status.EXPIRED:
-        return {"status": status, "ended_at": at, "end_reason": why}
-    return {"status": status}
+    """The columns of a subscription that enters `status` at the instant `at`; not on hold."""
+    values: dict[str, object] = {"status": status, "on_hold": False}
+    if rule := INSTANTS.get(status):
+        values[rule.column] = terms.until(
+            rule,
+            subscription.plan,
+            counted_from=getattr(subscription, rule.counted_from) if rule.counted_from else at,
+            since=at,
+            time_zone=subscription.time_zone,
+        )
+    return values | ({"end_reason": why} if status == Status.EXPIRED else {})
+
+
+def renewed(subscription: Subscription, term_end: datetime, now: datetime) -> dict[str, object]:
+    """The columns of a subscription that is renewed until `term_end`, later than the present one: ACTIVE, but for a
+    hold. A term that is over is followed by a new one that starts where it ended; one that still runs grows.
+    """
+    is_over = subscription.term_end <= now
+    term_start = subscription.term_end if is_over else subscription.term_start
+    values: dict[str, object] = {"term_start": term_start, "term_end": term_end, "cancel_at_term_end": False}
+    return values if subscription.on_hold else values | {"status": Status.ACTIVE}
+
+
+def cancelled(subscription: Subscription, now: datetime, *, at_term_end: bool) -> tuple[Action, dict[str, object]]:
+    """What is done to a subscription that is cancelled, and its columns then. A term that is over ends at once."""
+    if at_term_end and now < subscription.term_end:
+        return Action.CANCEL_SCHEDULED, {"cancel_at_term_end": True}
+    return Action.EXPIRED, into(Status.EXPIRED, subscription, now, EndReason.CANCELLED)
+
+
+def by_its_dates(subscription: Subscription, now: datetime) -> dict[str, object]:
+    """The columns of a subscription that is suspended, once only its dates speak: what the clock would have made of it.
+
+    Nothing ends by this but what was cancelled: where even the suspension would be over, it begins anew.
+    """
+    if now < subscription.term_deadline:
+        return into(Status.TRIAL if subscription.type == Type.TRIAL else Status.ACTIVE, subscription, now)
+    if subscription.cancel_at_term_end:
+        return into(Status.EXPIRED, subscription, now, EndReason.CANCELLED_AT_TERM_END)
+    grace = into(Status.GRACE, subscription, subscription.term_deadline)
+    grace_end: Any = grace["grace_end"]
+    if now < grace_end:
+        return grace
+    suspended = into(Status.SUSPENDED, subscription, grace_end)
+    suspension_end: Any = suspended["suspension_end"]
+    return suspended if now < suspension_end else into(Status.SUSPENDED, subscription, now)

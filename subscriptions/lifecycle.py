@@ -1,12 +1,13 @@
-"""The verbs of a subscription's life, and the clock. What may follow what is a table in `states`; dates are in `terms`.
+"""The verbs of a subscription's life. What may follow what is a table in `states`; dates are in `terms`.
 
-When a term ends, nobody need do anything: `advance` takes a subscription from TRIAL or ACTIVE to GRACE at `term_end`,
-to SUSPENDED at `grace_end`, to EXPIRED at `suspension_end`, and straight to EXPIRED where it was cancelled.
+When a term ends, nobody need do anything: `sweep.advance` takes a subscription from TRIAL or ACTIVE to GRACE at
+`term_end`, to SUSPENDED at `grace_end`, to EXPIRED at `suspension_end`, and straight to EXPIRED where it was cancelled.
 
 Every verb: lock the family's root, check, decide, write change and evidence, in one transaction. Each is safe to
 repeat with the same `source_id` (a Stripe event id, a request id): the second time it changes nothing and answers None.
 Each raises IllegalTransition, with nothing changed, where the present status does not allow it, AddonFollowsMain for an
-add-on where only its MAIN can do it (see `families`), ReasonMissing, InvalidTerm for a `now` without a time zone.
+add-on where only its MAIN can do it (see `families`), ReasonMissing, InvalidTerm for a `now` without a time zone,
+SourceReused for a source that did the same to another member of the family.
 """
 
 from collections.abc import Iterator
@@ -16,24 +17,26 @@ from datetime import datetime
 from enum import Enum
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import QuerySet
-from django.db.models.functions import Coalesce
+from django.db.models import Max, QuerySet
 
 from subscriptions import families, terms
-from subscriptions.audit import CLOCK, Actor, Change, write, write_first
+from subscriptions.audit import Actor, write_first
 from subscriptions.errors import (
     AddonFollowsMain,
     AddonTermDiffers,
+    DomainError,
     IllegalTransition,
     InvalidFamily,
     InvalidPlan,
     InvalidTerm,
     LiveMainExists,
+    NoPrice,
+    TrialUsed,
 )
-from subscriptions.families import STATE, Family, consistent, into
-from subscriptions.models import STEPS_BY_ITSELF, AuditEntry, Plan, PlanPrice, Subscription
+from subscriptions.families import CALENDAR, STATE, Family, by_its_dates, cancelled, consistent, into, renewed
+from subscriptions.models import AuditEntry, Plan, PlanPrice, Subscription, Tenant
 from subscriptions.numbers import new_number
-from subscriptions.states import ACTION_OF_STATUS, DEADLINES, TRANSITIONS, Action, EndReason, Status, Type
+from subscriptions.states import TRANSITIONS, Action, EndReason, Status, Type
 
 
 @dataclass(frozen=True)
@@ -53,61 +56,6 @@ class CancelAt(Enum):
     TERM_END = "term_end"
 
 
-# --- the clock -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Step:
-    """One thing that the clock will do by itself."""
-
-    at: datetime
-    status: Status
-    end_reason: EndReason | None = None
-
-
-def next_step(subscription: Subscription) -> Step | None:
-    """What the clock does next with this subscription, and when; None if nothing. Pure: reads DEADLINES and the row."""
-    rule = DEADLINES.get(Status(subscription.status))
-    at: datetime | None = getattr(subscription, rule.column) if rule else None
-    if rule is None or at is None:
-        return None
-    if subscription.cancel_at_term_end:
-        return Step(at, rule.if_cancelled, EndReason.CANCELLED_AT_TERM_END)
-    return Step(at, rule.then, EndReason.SUSPENSION_OVER if rule.then == Status.EXPIRED else None)
-
-
-def advance(*, now: datetime, batch_size: int = 1000) -> Iterator[AuditEntry]:
-    """Take every step whose deadline has passed, each at its own `effective_at`, so that a clock that slept a month
-    writes the history that should have happened. One commit a batch, made as the answer is read.
-
-    Several callers may sweep at once: a family that another transaction holds is left to it, or to the next sweep.
-    """
-    terms.aware(now, "now")
-    due = Subscription.objects.filter(STEPS_BY_ITSELF, next_deadline__lte=now).order_by("next_deadline", "pk")
-    root_ids = [*dict.fromkeys(due.values_list(Coalesce("parent_id", "pk"), flat=True))]
-    for first in range(0, len(root_ids), batch_size):
-        with transaction.atomic():
-            entries: list[AuditEntry] = []
-            batch = families.lock_idle(root_ids[first : first + batch_size])
-            while steps := [change for family in batch for change in _due_changes(family, now)]:
-                entries += write(steps, actor=CLOCK)
-        yield from entries
-
-
-def _due_changes(family: Family, now: datetime) -> list[Change]:
-    """The earliest step of this family that is due, with what follows from it; cancelled add-ons before their root."""
-    alone = [addon for addon in family.addons if addon.cancel_at_term_end]
-    due = [(step, member) for member in (*alone, family.root) if (step := next_step(member)) and step.at <= now]
-    if not due:
-        return []
-    step, member = min(due, key=lambda pair: pair[0].at)
-    moving = family if member is family.root else Family(family.root, [], subject=member)
-    return moving.changes(ACTION_OF_STATUS[step.status], step.at, into(step.status, member, step.at, step.end_reason))
-
-
-# --- the verbs -------------------------------------------------------------------------------------------------------
-
-
 def start(
     tenant_id: int,
     purchase: Purchase,
@@ -116,33 +64,46 @@ def start(
     now: datetime,
     status: Status | None = None,
     parent_id: int | None = None,
+    converts_id: int | None = None,
+    another_trial: bool = False,
     source_id: str = "",
     reason: str = "",
 ) -> AuditEntry | None:
     """Begin a subscription; its type is the plan's. Its status is TRIAL for a plan of that type, else ACTIVE, unless
-    said; an add-on begins as its MAIN is.
+    said; an add-on begins as its MAIN is. One that is sold ahead serves from its `term_start` on.
 
-    Raises InvalidTerm, InvalidPlan, LiveMainExists, InvalidFamily (a parent is a live MAIN of the same tenant).
+    `converts_id` names the trial that it takes over from, which ends at once; `another_trial` grants a tenant that had
+    its trial one more (edges ask for the permission).
+
+    Raises InvalidTerm, InvalidPlan, LiveMainExists, InvalidFamily (a parent is a live MAIN of the same tenant),
+    TrialUsed, and whatever forbids the trial to end.
     """
     terms.aware(now, "now")
     terms.check_term(purchase.term_start, purchase.term_end)
     plan = purchase.plan
     try:
-        with transaction.atomic(savepoint=False), _one_live_main():
+        with transaction.atomic(savepoint=False), _constraints_by_name():
             number = _free_number(now, source_id)
             if number is None:
                 return None
             _check_price(plan, purchase.price)
             if (plan.type == Type.ADDON) != (parent_id is not None):
                 raise InvalidFamily
+            if converts_id is not None:
+                _end_converted(converts_id, tenant_id, plan, actor=actor, now=now, source_id=source_id, reason=reason)
             subscription = Subscription(
-                number=number, tenant_id=tenant_id, parent_id=parent_id, type=plan.type, **_bought(purchase)
+                number=number,
+                tenant_id=tenant_id,
+                parent_id=parent_id,
+                type=plan.type,
+                trial_ordinal=_next_trial(tenant_id, another_trial) if plan.type == Type.TRIAL else None,
+                **_bought(purchase, tenant_id),
             )
             if parent_id is not None:
                 parent = _live_main(parent_id, tenant_id)
                 if purchase.term_end != parent.term_end:
                     raise AddonTermDiffers
-                state = {name: getattr(parent, name) for name in STATE}
+                state = {name: getattr(parent, name) for name in (*STATE, *CALENDAR)}
             else:
                 state = into(status or (Status.TRIAL if plan.type == Type.TRIAL else Status.ACTIVE), subscription, now)
             if state["status"] == Status.EXPIRED:
@@ -151,7 +112,7 @@ def start(
                 setattr(subscription, column, value)
             effective_at = min(purchase.term_start, now)
             return write_first(subscription, effective_at=effective_at, actor=actor, source_id=source_id, reason=reason)
-    except (IntegrityError, LiveMainExists):
+    except (IntegrityError, LiveMainExists, TrialUsed):
         # Twice the same source at the same moment: the constraints chose one, this is the other.
         if connection.in_atomic_block or not _started(source_id).exists():
             raise
@@ -173,7 +134,7 @@ def activate(
     Raises InvalidTerm when nothing is left of it, InvalidPlan for a purchase of another type by what is no trial,
     LiveMainExists.
     """
-    with families.locked(subscription_id, now, source_id, Action.ACTIVATED) as family, _one_live_main():
+    with families.locked(subscription_id, now, source_id, Action.ACTIVATED) as family, _constraints_by_name():
         if family.repeated:
             return None
         _only_main(family)
@@ -186,7 +147,7 @@ def activate(
             becomes = Type(purchase.plan.type)
             if becomes == Type.ADDON or (becomes != family.subject.type != Type.TRIAL):
                 raise InvalidPlan
-            values |= {"type": becomes, **_bought(purchase)}
+            values |= {"type": becomes, **_bought(purchase, family.subject.tenant_id)}
         elif family.subject.term_end <= now:
             raise InvalidTerm("The term is over: renew it instead.")
         return family.write(Action.ACTIVATED, now, values, actor=actor, source_id=source_id, reason=reason)
@@ -195,18 +156,19 @@ def activate(
 def renew(
     subscription_id: int,
     *,
-    term_end: datetime,
     actor: Actor,
     now: datetime,
+    term_end: datetime | None = None,
     cancel_at_term_end: bool = False,
     source_id: str = "",
     reason: str = "",
 ) -> AuditEntry | None:
-    """Extend the term to `term_end` and make the family ACTIVE, except that a hold stays. It ends a cancellation,
-    unless the new term is said to be the last one.
+    """Extend the term to `term_end`, or by the interval of its price, and make the family ACTIVE, except that a hold
+    stays. It ends a cancellation, unless the new term is said to be the last one.
 
-    A term that is over is followed by a new one that starts where it ended; one that still runs grows. A `term_end` not
-    later than the present one changes nothing and answers None.
+    A term that is over is followed by a new one that starts where it ended; one that still runs grows. The day and the
+    time of day of the anniversary are kept. A `term_end` not later than the present one changes nothing, None.
+    Raises NoPrice where neither a price nor a date says how long.
     """
     with families.locked(subscription_id, now, source_id, Action.RENEWED) as family:
         if family.repeated:
@@ -214,12 +176,23 @@ def renew(
         subject = family.subject
         _only_main(family)
         _alive(subject, "it cannot become ACTIVE.")
-        if terms.aware(term_end, "term_end") <= subject.term_end:
+        until = next_term_end(subject) if term_end is None else terms.aware(term_end, "term_end")
+        if until <= subject.term_end:
             return None
-        term_start = subject.term_end if subject.term_end <= now else subject.term_start
-        values: dict[str, object] = {"term_start": term_start, "term_end": term_end}
-        values |= {"cancel_at_term_end": cancel_at_term_end} | ({} if subject.on_hold else {"status": Status.ACTIVE})
+        values = renewed(subject, until, now) | {"cancel_at_term_end": cancel_at_term_end}
         return family.write(Action.RENEWED, now, values, actor=actor, source_id=source_id, reason=reason)
+
+
+def next_term_end(subscription: Subscription) -> datetime:
+    """Where the next term ends by itself: one interval of the price later. Raises NoPrice."""
+    if subscription.price is None:
+        raise NoPrice
+    return terms.next_term_end(
+        subscription.term_end,
+        subscription.price,
+        anniversary=subscription.anniversary,
+        time_zone=subscription.time_zone,
+    )
 
 
 def amend_term(
@@ -253,7 +226,9 @@ def change_plan(
         _check_price(plan, price)
         if plan.type != family.subject.type:
             raise InvalidPlan
-        values = {"plan": plan, "price": price}
+        values: dict[str, object] = {"plan": plan, "price": price}
+        if family.subject is family.root:
+            values["time_zone"] = _time_zone(plan, family.subject.tenant_id)
         return family.write(Action.PLAN_CHANGED, now, values, actor=actor, source_id=source_id, reason=reason)
 
 
@@ -270,6 +245,24 @@ def enter_grace(
         return family.write(Action.GRACE_STARTED, now, values, actor=actor, source_id=source_id, reason=reason)
 
 
+def extend_grace(
+    subscription_id: int, *, until: datetime, actor: Actor, now: datetime, source_id: str = "", reason: str = ""
+) -> AuditEntry | None:
+    """Let a grace period last longer. An `until` not later than the present `grace_end` changes nothing."""
+    with families.locked(subscription_id, now, source_id, Action.GRACE_EXTENDED) as family:
+        if family.repeated:
+            return None
+        subject = family.subject
+        _only_main(family)
+        if subject.status != Status.GRACE or subject.grace_end is None:
+            detail = f"{subject.number} is {subject.status}: it has no grace period."
+            raise IllegalTransition(detail, status=subject.status, allowed=[Status.GRACE])
+        if terms.aware(until, "until") <= subject.grace_end:
+            return None
+        values = {"grace_end": until}
+        return family.write(Action.GRACE_EXTENDED, now, values, actor=actor, source_id=source_id, reason=reason)
+
+
 def suspend(
     subscription_id: int, *, actor: Actor, now: datetime, hold: bool = False, source_id: str = "", reason: str = ""
 ) -> AuditEntry | None:
@@ -281,22 +274,25 @@ def suspend(
         if family.repeated:
             return None
         subject = family.subject
+        is_addon = subject is not family.root
         if not hold:
             _only_main(family)
-        if not hold or subject.on_hold or subject.status != Status.SUSPENDED:
+        is_held = subject.own_hold if is_addon else subject.on_hold
+        if not hold or is_held or subject.status != Status.SUSPENDED:
             _allow(subject, Status.SUSPENDED)
         values = into(Status.SUSPENDED, subject, now)
         if hold:
-            values |= {"on_hold": True, "suspension_end": None}
+            values |= {"on_hold": True, "own_hold": is_addon, "suspension_end": None}
         return family.write(Action.SUSPENDED, now, values, actor=actor, source_id=source_id, reason=reason)
 
 
 def lift_hold(
     subscription_id: int, *, actor: Actor, now: datetime, source_id: str = "", reason: str = ""
 ) -> AuditEntry | None:
-    """Return a subscription on hold to what its dates say now: ACTIVE while its term runs, else SUSPENDED with an end.
+    """Return a subscription on hold to what its dates say now: TRIAL or ACTIVE while its term runs, else GRACE or
+    SUSPENDED with their ends, EXPIRED only where it was cancelled at a term end that has passed.
 
-    An add-on whose MAIN is suspended is suspended with it; while the MAIN is on hold itself, AddonFollowsMain.
+    An add-on becomes what its MAIN is; one that has no hold of its own is lifted with its MAIN: AddonFollowsMain.
     """
     with families.locked(subscription_id, now, source_id, Action.HOLD_LIFTED) as family:
         if family.repeated:
@@ -304,13 +300,12 @@ def lift_hold(
         subject, root = family.subject, family.root
         if not subject.on_hold:
             raise IllegalTransition(f"{subject.number} is not on hold.")
-        if subject is not root and root.on_hold:
-            raise AddonFollowsMain("Its main subscription is on hold, too: lift that hold instead.")
-        if subject is not root and root.status == Status.SUSPENDED:
-            values = {name: getattr(root, name) for name in STATE}
+        if subject is root:
+            values = by_its_dates(subject, now)
+        elif subject.own_hold:
+            values = {name: getattr(root, name) for name in STATE} | {"own_hold": False}
         else:
-            runs = now < subject.term_deadline
-            values = into(Status.ACTIVE if runs else Status.SUSPENDED, subject, now) | {"on_hold": False}
+            raise AddonFollowsMain("Its main subscription is on hold: lift that hold instead.")
         return family.write(Action.HOLD_LIFTED, now, values, actor=actor, source_id=source_id, reason=reason)
 
 
@@ -322,11 +317,8 @@ def cancel(
         if family.repeated:
             return None
         _allow(family.subject, Status.EXPIRED)
-        if at is CancelAt.TERM_END and now < family.subject.term_end:
-            values: dict[str, object] = {"cancel_at_term_end": True}
-            return family.write(Action.CANCEL_SCHEDULED, now, values, actor=actor, source_id=source_id, reason=reason)
-        values = into(Status.EXPIRED, family.subject, now, EndReason.CANCELLED)
-        return family.write(Action.EXPIRED, now, values, actor=actor, source_id=source_id, reason=reason)
+        action, values = cancelled(family.subject, now, at_term_end=at is CancelAt.TERM_END)
+        return family.write(action, now, values, actor=actor, source_id=source_id, reason=reason)
 
 
 def resume(
@@ -403,18 +395,57 @@ def _check_price(plan: Plan, price: PlanPrice | None) -> None:
         raise InvalidPlan
 
 
-def _bought(purchase: Purchase) -> dict[str, object]:
-    return {field.name: getattr(purchase, field.name) for field in fields(purchase)}
+def _bought(purchase: Purchase, tenant_id: int) -> dict[str, object]:
+    """The columns of what was bought, with the calendar that its terms follow."""
+    time_zone = _time_zone(purchase.plan, tenant_id)
+    anniversary = terms.kept_anniversary(purchase.term_start, purchase.term_end, time_zone)
+    columns = {field.name: getattr(purchase, field.name) for field in fields(purchase)}
+    return columns | {"time_zone": time_zone, "anniversary": anniversary}
+
+
+def _time_zone(plan: Plan, tenant_id: int) -> str:
+    """Where the days of its terms are counted."""
+    if plan.terms_in == Plan.Calendar.UTC:
+        return "UTC"
+    return Tenant.objects.values_list("time_zone", flat=True).get(pk=tenant_id)
+
+
+def _next_trial(tenant_id: int, another: bool) -> int:
+    """Which trial of the tenant this is. A constraint decides a race for it."""
+    had = Subscription.objects.filter(tenant=tenant_id).aggregate(most=Max("trial_ordinal"))["most"] or 0
+    if had and not another:
+        raise TrialUsed
+    return int(had) + 1
+
+
+def _end_converted(
+    trial_id: int, tenant_id: int, plan: Plan, *, actor: Actor, now: datetime, source_id: str, reason: str
+) -> None:
+    """End the trial that a new subscription takes over from, in the caller's transaction."""
+    with families.locked(trial_id, now, source_id, Action.EXPIRED) as family:
+        trial = family.subject
+        if (trial.tenant_id, trial.type) != (tenant_id, Type.TRIAL) or plan.type != Type.MAIN:
+            raise InvalidPlan("Only a trial of the same tenant is taken over, and only by a main subscription.")
+        _allow(trial, Status.EXPIRED)
+        values = into(Status.EXPIRED, trial, now, EndReason.CONVERTED)
+        family.write(Action.EXPIRED, now, values, actor=actor, source_id=source_id, reason=reason)
+
+
+BY_NAME: dict[str, type[DomainError]] = {
+    "one_live_main_per_tenant": LiveMainExists,
+    "one_trial_per_tenant_unless_granted": TrialUsed,
+}
 
 
 @contextmanager
-def _one_live_main() -> Iterator[None]:
-    """The constraint decides a race for the one live MAIN; its refusal gets the name that people know."""
+def _constraints_by_name() -> Iterator[None]:
+    """A constraint decides a race for what a tenant may have one of; its refusal gets the name that people know."""
     try:
         yield
     except IntegrityError as error:
-        if "one_live_main_per_tenant" in str(error):
-            raise LiveMainExists from error
+        for name, refusal in BY_NAME.items():
+            if name in str(error):
+                raise refusal from error
         raise
 
 

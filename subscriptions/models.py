@@ -1,17 +1,25 @@
 """What was bought, until when, and all that happened to it."""
 
+from datetime import datetime
 from typing import ClassVar
+from zoneinfo import available_timezones
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Cast, Now
 
-from subscriptions.states import DEADLINES, LIVE, Action, EndReason, Status, Type
+from subscriptions.states import DEADLINES, GRANTS_ACCESS, LIVE, Action, EndReason, Status, Type
 
 # A family moves together with its root; only an add-on that was cancelled ends by itself.
 STEPS_BY_ITSELF = Q(parent__isnull=True) | Q(cancel_at_term_end=True)
+
+
+def known_time_zone(name: str) -> None:
+    if name not in available_timezones():
+        raise ValidationError("%(name)s is no time zone: Europe/Berlin, UTC.", params={"name": name})
 
 
 class Tenant(models.Model):
@@ -21,6 +29,10 @@ class Tenant(models.Model):
     name = models.CharField(max_length=200)
     billing_email = models.EmailField(blank=True, help_text="Where notices and invoices go.")
     contact_email = models.EmailField(blank=True, help_text="Where notices go when there is no billing address.")
+    time_zone = models.CharField(
+        max_length=63, default="UTC", validators=[known_time_zone],
+        help_text="Whose midnights and months count where a plan's terms follow the tenant's calendar: Europe/Berlin.",
+    )  # fmt: skip
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
@@ -57,6 +69,10 @@ class Member(models.Model):
 class Plan(models.Model):
     """What can be bought. Its prices are `PlanPrice` rows."""
 
+    class Calendar(models.TextChoices):
+        UTC = "utc", "UTC"  # a day has 24 hours
+        TENANT = "calendar", "The tenant's calendar"  # a day ends at the tenant's midnight, daylight saving or not
+
     code = models.SlugField(max_length=63, unique=True)
     name = models.CharField(max_length=200)
     type = models.CharField(max_length=16, choices=Type.choices, help_text="The type of the subscriptions it makes.")
@@ -67,6 +83,12 @@ class Plan(models.Model):
     )
     suspension_days = models.PositiveSmallIntegerField(
         null=True, blank=True, help_text="Days that a suspended subscription is remembered. Empty: SUSPENSION_DAYS."
+    )
+    terms_in = models.CharField(
+        max_length=16,
+        choices=Calendar.choices,
+        default=Calendar.UTC,
+        help_text="Whose days and months count.",
     )
     is_sold = models.BooleanField(default=True, help_text="Offered to new customers.")
 
@@ -127,6 +149,13 @@ class Subscription(models.Model):
     status = models.CharField(max_length=16, choices=Status.choices)
     term_start = models.DateTimeField(help_text="The first instant that is paid for.")
     term_end = models.DateTimeField(help_text="The first instant that is no longer paid for.")
+    anniversary = models.DateTimeField(
+        help_text="Every term ends on its day of the month and time of day: the first term_start, or where a term was "
+        "moved to."
+    )
+    time_zone = models.CharField(
+        max_length=63, default="UTC", help_text="Where its days and months are counted; fixed when it was sold."
+    )
     term_deadline = models.DateTimeField(
         help_text="When the clock acts on the end of the term: later than term_end while a renewal may be settling."
     )
@@ -135,10 +164,19 @@ class Subscription(models.Model):
         null=True, blank=True, help_text="Until then everything is remembered; then it expires. Empty while on hold."
     )
     on_hold = models.BooleanField(default=False, help_text="Suspended by staff; only staff lift it.")
+    own_hold = models.BooleanField(
+        default=False,
+        help_text="An add-on's own hold: it stays when that of its main subscription is lifted.",
+    )
     auto_renews = models.BooleanField(default=False, help_text="A payment provider renews it and tells us.")
     cancel_at_term_end = models.BooleanField(default=False, help_text="Ends at term_end, without a grace period.")
     ended_at = models.DateTimeField(null=True, blank=True)
     end_reason = models.CharField(max_length=32, choices=EndReason.choices, blank=True)
+    trial_ordinal = models.PositiveSmallIntegerField(
+        null=True,
+        editable=False,
+        help_text="1 for the first trial of the tenant; more where staff granted another.",
+    )
     version = models.PositiveIntegerField(
         default=1, help_text="Moves by one with every change; audit entries carry it."
     )
@@ -161,9 +199,10 @@ class Subscription(models.Model):
     class Meta:
         db_table = "subscriptions"
         ordering: ClassVar = ["-id"]
+        permissions: ClassVar = [("grant_another_trial", "Can grant a tenant another trial")]
         indexes: ClassVar = [
-            # used by: lifecycle.advance
-            models.Index(name="subscriptions_due", fields=["next_deadline"], condition=STEPS_BY_ITSELF),
+            # used by: sweep.advance
+            models.Index(name="subscriptions_due", fields=["next_deadline", "id"], condition=STEPS_BY_ITSELF),
             # used by: notifications.schedule, milestones before term_end
             models.Index(name="subscriptions_ending", fields=["term_end"], condition=Q(status=Status.ACTIVE)),
             models.Index(name="subscriptions_of_tenant", fields=["tenant", "-id"]),
@@ -177,6 +216,10 @@ class Subscription(models.Model):
                 name="one_live_main_per_tenant",
                 fields=["tenant"],
                 condition=Q(type=Type.MAIN, status__in=sorted(LIVE)),
+            ),
+            models.UniqueConstraint(name="one_trial_per_tenant_unless_granted", fields=["tenant", "trial_ordinal"]),
+            models.CheckConstraint(
+                name="a_trial_is_counted", condition=~Q(type=Type.TRIAL) | Q(trial_ordinal__isnull=False)
             ),
             models.UniqueConstraint(name="family_key", fields=["id", "tenant", "type"]),
             models.CheckConstraint(name="a_term_is_not_empty", condition=Q(term_start__lt=F("term_end"))),
@@ -193,6 +236,10 @@ class Subscription(models.Model):
                 | (~Q(status=Status.SUSPENDED) & Q(on_hold=False)),
             ),
             models.CheckConstraint(
+                name="only_an_addon_has_a_hold_of_its_own",
+                condition=Q(own_hold=False) | Q(on_hold=True, parent__isnull=False),
+            ),
+            models.CheckConstraint(
                 name="expired_says_when_and_why",
                 condition=(Q(status=Status.EXPIRED, ended_at__isnull=False) & ~Q(end_reason=""))
                 | (~Q(status=Status.EXPIRED) & Q(ended_at__isnull=True, end_reason="")),
@@ -204,10 +251,32 @@ class Subscription(models.Model):
     def __str__(self) -> str:
         return self.number
 
+    def serves(self, now: datetime) -> bool:
+        """Whether it grants access at this instant: one that was sold ahead begins at `term_start`."""
+        return self.status in GRANTS_ACCESS and self.term_start <= now
+
     @property
     def root_id(self) -> int:
         """The row that whoever changes anything of this family locks first."""
         return self.parent_id or self.pk
+
+
+class SetAside(models.Model):
+    """A family that the clock could not move. The others go on without it; it is tried again every hour."""
+
+    root = models.OneToOneField(Subscription, on_delete=models.CASCADE, primary_key=True, related_name="set_aside")
+    error = models.TextField(help_text="Why its last step failed, as the database said it.")
+    since = models.DateTimeField()
+    retry_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "families_set_aside"
+        ordering: ClassVar = ["since"]
+        verbose_name = "family set aside"
+        verbose_name_plural = "families set aside"
+
+    def __str__(self) -> str:
+        return f"{self.root}: {self.error}"
 
 
 class AuditEntry(models.Model):

@@ -6,7 +6,8 @@
     SUSPENDED       suspension_end   EXPIRED     (never while on hold: a hold has no suspension_end)
     EXPIRED         for ever
 
-Pure tables. The due query, the clock's decision, the database's `next_deadline` column and the admin all read them.
+Pure tables. The verbs, the clock's statement, the forecast, the database's `next_deadline` column and the admin all
+read them.
 """
 
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Action(TextChoices):
     EXPIRED = "expired", "Expired"
     AMENDED = "amended", "Term amended"
     PLAN_CHANGED = "plan_changed", "Plan changed"
+    GRACE_EXTENDED = "grace_extended", "Grace extended"
 
 
 GRANTS_ACCESS = frozenset({Status.TRIAL, Status.ACTIVE, Status.GRACE})
@@ -73,6 +75,22 @@ DEADLINES: dict[Status, Deadline] = {
     Status.SUSPENDED: Deadline("suspension_end", then=Status.EXPIRED, if_cancelled=Status.EXPIRED),
 }
 
+
+@dataclass(frozen=True)
+class Instant:
+    """The instant that a subscription gets as it enters a status, and keeps as long as it stays there."""
+
+    column: str
+    window: str = ""  # the plan's days that are added; none for an instant that is the entering itself
+    counted_from: str = ""  # a column; where there is none, from the entering
+
+
+INSTANTS: dict[Status, Instant] = {
+    Status.GRACE: Instant("grace_end", "grace_days", counted_from="term_end"),
+    Status.SUSPENDED: Instant("suspension_end", "suspension_days"),
+    Status.EXPIRED: Instant("ended_at"),
+}
+
 ACTION_OF_STATUS: dict[Status, Action] = {
     Status.GRACE: Action.GRACE_STARTED,
     Status.SUSPENDED: Action.SUSPENDED,
@@ -89,3 +107,10 @@ class EndReason(TextChoices):
     MAIN_ENDED = "main_ended", "Its main subscription ended"
     CONVERTED = "converted", "Became another subscription"
     NEVER_PAID = "never_paid", "The first payment never came"
+
+
+def end_reason(status: Status, *, is_cancelled: bool) -> EndReason | str:
+    """Why the clock ended it, where it did; empty for a status that is no end."""
+    if status != Status.EXPIRED:
+        return ""
+    return EndReason.CANCELLED_AT_TERM_END if is_cancelled else EndReason.SUSPENSION_OVER

@@ -5,13 +5,13 @@ import logging
 from celery import shared_task
 from django.utils import timezone
 
-from subscriptions.lifecycle import advance
+from subscriptions.sweep import advance
 
 log = logging.getLogger(__name__)
 
 
 @shared_task
 def advance_subscriptions() -> None:
-    steps = sum(1 for _ in advance(now=timezone.now()))
+    steps = sum(len(batch) for batch in advance(now=timezone.now()))
     if steps:
         log.info("The clock took %d steps.", steps)

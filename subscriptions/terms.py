@@ -1,14 +1,21 @@
 """How long things last: terms, grace and suspension windows. Pure arithmetic on aware datetimes.
 
 Intervals are half-open: `term_start <= now < term_end`; `term_end` is the first instant not covered.
+
+Days and months are counted on the clock of the subscription's time zone, so that a deadline at midnight stays at
+midnight when daylight saving begins or ends. A time of day that the clock skips is read as the time that it would have
+been without skipping; one that comes twice, as the second: PostgreSQL's rule, too, for the sweep counts there.
 """
 
+from calendar import monthrange
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
+from zoneinfo import ZoneInfo
 
 from django.conf import settings
 
 from subscriptions.errors import InvalidTerm
+from subscriptions.states import Instant
 
 # Wider than any contract, and far enough from the calendar's ends that every window after a term is a date, too.
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
@@ -22,12 +29,21 @@ class Windows(Protocol):
     suspension_days: int | None
 
 
-def grace_window(plan: Windows) -> timedelta:
-    return timedelta(days=settings.GRACE_DAYS if plan.grace_days is None else plan.grace_days)
+class Price(Protocol):
+    """What a price says about the length of a term."""
+
+    interval: str
+    interval_count: int
 
 
-def suspension_window(plan: Windows) -> timedelta:
-    return timedelta(days=settings.SUSPENSION_DAYS if plan.suspension_days is None else plan.suspension_days)
+DEFAULT_WINDOWS = {"grace_days": "GRACE_DAYS", "suspension_days": "SUSPENSION_DAYS"}  # column of a plan → setting
+MONTHS = {"month": 1, "year": 12}
+
+
+def window_days(plan: Windows, window: str) -> int:
+    """The days of a plan's window, or the setting's where the plan says none."""
+    days: int | None = getattr(plan, window)
+    return int(getattr(settings, DEFAULT_WINDOWS[window])) if days is None else days
 
 
 def term_deadline(term_end: datetime, *, auto_renews: bool, cancel_at_term_end: bool) -> datetime:
@@ -40,15 +56,65 @@ def term_deadline(term_end: datetime, *, auto_renews: bool, cancel_at_term_end: 
     return term_end + timedelta(hours=settings.SETTLEMENT_HOURS) if settles else term_end
 
 
-def grace_end(term_end: datetime, plan: Windows, *, since: datetime) -> datetime:
-    """The end of a grace period that begins at `since`: counted from the end of the term, which was paid for, and never
-    before it began.
+def until(rule: Instant, plan: Windows, *, counted_from: datetime, since: datetime, time_zone: str) -> datetime:
+    """The instant that a status which is entered at `since` sets: never before it was entered.
+
+    A grace period is counted from the end of the term, which was paid for; a suspension from its beginning.
     """
-    return max(term_end + grace_window(plan), since)
+    if not rule.window:
+        return since
+    return max(days_later(counted_from, window_days(plan, rule.window), time_zone), since)
 
 
-def suspension_end(plan: Windows, *, since: datetime) -> datetime:
-    return since + suspension_window(plan)
+def days_later(instant: datetime, days: int, time_zone: str) -> datetime:
+    """So many days later at the same time of day there."""
+    return _on_the_clock(_local(instant, time_zone) + timedelta(days=days), time_zone)
+
+
+def months_later(instant: datetime, months: int, time_zone: str) -> datetime:
+    """So many months later at the same day and time of day there; the last day of a month that is too short."""
+    local = _local(instant, time_zone)
+    year, month = divmod(local.year * 12 + local.month - 1 + months, 12)
+    if not EARLIEST.year <= year <= LATEST.year:
+        raise InvalidTerm(f"A term that ends in {year} is not between {EARLIEST:%Y} and {LATEST:%Y}.")
+    day = min(local.day, monthrange(year, month + 1)[1])
+    return _on_the_clock(local.replace(year=year, month=month + 1, day=day), time_zone)
+
+
+def next_term_end(term_end: datetime, price: Price, *, anniversary: datetime, time_zone: str) -> datetime:
+    """Where a term that follows one that ends at `term_end` ends by itself: one interval of the price later.
+
+    Kept are the day and the time of day of the anniversary, month ends and leap days included: 31 January, 28 February,
+    31 March; 29 February 2024, 28 February 2025, 29 February 2028.
+    """
+    anniversary = kept_anniversary(anniversary, term_end, time_zone)
+    months = MONTHS[price.interval] * price.interval_count
+    return months_later(anniversary, _months_between(anniversary, term_end, time_zone) + months, time_zone)
+
+
+def kept_anniversary(anniversary: datetime, term_end: datetime, time_zone: str) -> datetime:
+    """The anniversary once a term ends at `term_end`: the present one where that is a whole number of months away, else
+    `term_end`, from which the months are counted now.
+    """
+    months = _months_between(anniversary, term_end, time_zone)
+    return anniversary if months_later(anniversary, months, time_zone) == term_end else term_end
+
+
+def _months_between(anniversary: datetime, instant: datetime, time_zone: str) -> int:
+    first, second = _local(anniversary, time_zone), _local(instant, time_zone)
+    return (second.year - first.year) * 12 + second.month - first.month
+
+
+def _local(instant: datetime, time_zone: str) -> datetime:
+    """What the clock shows there."""
+    return instant.astimezone(ZoneInfo(time_zone)).replace(tzinfo=None, fold=0)
+
+
+def _on_the_clock(local: datetime, time_zone: str) -> datetime:
+    """The instant, in UTC, at which the clock shows this there."""
+    second = local.replace(tzinfo=ZoneInfo(time_zone), fold=1).astimezone(UTC)
+    is_skipped = _local(second, time_zone) != local
+    return local.replace(tzinfo=ZoneInfo(time_zone), fold=0).astimezone(UTC) if is_skipped else second
 
 
 def aware(instant: datetime, name: str) -> datetime:

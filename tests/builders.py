@@ -55,6 +55,7 @@ def subscription(
     status: Status | None = None,
     auto_renews: bool = False,
     parent: Subscription | None = None,
+    another_trial: bool = False,
     now: datetime = JAN_1,
 ) -> Subscription:
     """A subscription started by staff at `now`, for `term`."""
@@ -65,6 +66,7 @@ def subscription(
         Purchase(plan, *term, auto_renews=auto_renews),
         status=status,
         parent_id=parent.pk if parent else None,
+        another_trial=another_trial,
         actor=ALICE,
         now=now,
         reason="ordered by letter",

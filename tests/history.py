@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from django.db import connection, transaction
 
-from subscriptions import lifecycle
+from subscriptions import lifecycle, sweep
 from subscriptions.errors import DomainError
 from subscriptions.lifecycle import CancelAt
 from subscriptions.models import AuditEntry, Subscription
@@ -28,6 +28,11 @@ def on(month: int, day: int, hour: int = 0, minute: int = 0) -> datetime:
 def by(now: datetime, source_id: str = "") -> dict[str, Any]:
     """Alice, with a reason: the part of every verb's arguments that most tests do not mind."""
     return {"actor": ALICE, "now": now, "reason": "as agreed", "source_id": source_id}
+
+
+def advance(now: datetime, batch_size: int = sweep.BATCH) -> list[AuditEntry]:
+    """Let the clock take every step that is due; what it wrote."""
+    return [entry for steps in sweep.advance(now=now, batch_size=batch_size) for entry in steps.entries()]
 
 
 def in_state(state: str, **bought: Any) -> Subscription:
@@ -61,17 +66,19 @@ def steps(s: Subscription) -> list[tuple[str, datetime]]:
 
 
 def changed(entry: AuditEntry | None) -> dict[str, tuple[object, object]]:
-    """Column → before and after, with dates as dates; without the clock's own date of the end of a term."""
+    """Column → before and after, with dates as dates; without those that only follow from others: the clock's own date
+    of the end of a term, and the anniversary.
+    """
     assert entry is not None
     return {
         column: (_parsed(column, old), _parsed(column, new))
         for column, (old, new) in entry.changes.items()
-        if column != "term_deadline"
+        if column not in ("term_deadline", "anniversary")
     }
 
 
 def _parsed(column: str, value: Any) -> object:
-    is_date = column.startswith("term_") or column in ("grace_end", "suspension_end", "ended_at")
+    is_date = column.startswith("term_") or column in ("anniversary", "grace_end", "suspension_end", "ended_at")
     return datetime.fromisoformat(value) if is_date and value else value
 
 

@@ -18,7 +18,7 @@ from subscriptions.lifecycle import Purchase
 from subscriptions.models import AuditEntry, Plan, Subscription, Tenant
 from subscriptions.states import Type
 from tests.builders import FEB_1, JAN_1, MAR_1, PlanFactory, PlanPriceFactory, TenantFactory, subscription
-from tests.history import by, nothing_changes, on
+from tests.history import advance, by, nothing_changes, on
 from webhooks.models import StripeEvent, StripeLink, StripePrice
 
 pytestmark = pytest.mark.django_db
@@ -109,7 +109,7 @@ def test_the_page_of_a_tenant_takes_no_more_queries_for_many_subscriptions(alice
     page = url(Tenant, "change", tenant.pk)
     first = queries(alice, page)
     for _ in range(30):
-        subscription(Type.TRIAL, tenant=tenant)
+        subscription(Type.TEMPORARY, tenant=tenant)
     assert queries(alice, page) == first
 
 
@@ -145,7 +145,7 @@ def test_what_has_a_history_has_no_form(model: type[Model], alice: Client) -> No
 
 def test_the_check_for_forms_sees_one(alice: Client) -> None:
     page = alice.get(url(Tenant, "change", TenantFactory.create().pk)).content.decode()
-    assert fields_of(page, Tenant) == {"name", "billing_email", "contact_email"}
+    assert fields_of(page, Tenant) == {"name", "billing_email", "contact_email", "time_zone"}
 
 
 @pytest.mark.parametrize("model", WITH_HISTORY, ids=lambda model: model.__name__)
@@ -181,7 +181,7 @@ def test_the_audit_trail_stands_on_the_subscriptions_page_and_leads_to_the_strip
         actor=STRIPE, now=JAN_1, source_id=caused_by.source_id,
     )  # fmt: skip
     assert entry
-    list(lifecycle.advance(now=MAR_1))
+    advance(MAR_1)
     page = alice.get(url(Subscription, "change", entry.subscription_id)).content.decode()
     assert f'href="{url(StripeEvent, "change", "evt_paid")}"' in page
     for said in ("Started", "Grace started", "stripe", "clock", "2026-02-01 00:00:00", "Fleet, 49.00 EUR per month"):
@@ -259,7 +259,13 @@ def test_staff_without_a_permission_see_nothing(model: type[Model]) -> None:
 
 def test_a_tenant_is_edited_but_keeps_its_slug(alice: Client) -> None:
     tenant = TenantFactory.create(slug="acme", name="Acme")
-    form = {"name": "Acme Robotics", "billing_email": "pay@acme.example", "contact_email": "", "slug": "other"}
+    form = {
+        "name": "Acme Robotics",
+        "billing_email": "pay@acme.example",
+        "contact_email": "",
+        "slug": "other",
+        "time_zone": "UTC",
+    }
     rows = {f"{rows}-{what}_FORMS": 0 for rows in ("members", "subscriptions") for what in ("TOTAL", "INITIAL")}
     assert alice.post(url(Tenant, "change", tenant.pk), form | rows).status_code == 302
     tenant.refresh_from_db()
@@ -271,7 +277,7 @@ def test_a_plan_gets_new_prices_and_keeps_those_it_has(alice: Client) -> None:
     page = url(Plan, "change", price.plan_id)
     assert "prices-0-amount_minor" not in Fields(alice.get(page).content.decode()).names
     form = {
-        "name": "Fleet", "grace_days": "7", "suspension_days": "", "is_sold": "on",
+        "name": "Fleet", "grace_days": "7", "suspension_days": "", "is_sold": "on", "terms_in": "utc",
         "prices-TOTAL_FORMS": 2, "prices-INITIAL_FORMS": 1,
         "prices-0-id": price.pk, "prices-0-plan": price.plan_id, "prices-0-amount_minor": 1, "prices-0-currency": "EUR",
         "prices-0-interval": "month", "prices-0-interval_count": 1, "prices-0-DELETE": "on",

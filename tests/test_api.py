@@ -22,7 +22,7 @@ from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import Member, PlanPrice, Subscription, Tenant
 from subscriptions.states import Status, Type
 from tests.builders import ALICE, FEB_1, JAN_1, MAR_1, PlanFactory, PlanPriceFactory, TenantFactory, subscription
-from tests.history import by, in_state, on
+from tests.history import advance, by, in_state, on
 
 pytestmark = pytest.mark.django_db
 
@@ -70,7 +70,7 @@ def acme() -> Tenant:
 @pytest.fixture
 def trials(acme: Tenant) -> list[Subscription]:
     """Five, oldest first: of these a tenant may have many."""
-    return [subscription(Type.TRIAL, tenant=acme, term=(JAN_1, FAR)) for _ in range(5)]
+    return [subscription(Type.TEMPORARY, tenant=acme, term=(JAN_1, FAR)) for _ in range(5)]
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def known_cast(acme: Tenant) -> tuple[Subscription, Subscription, Subscription]:
     assert entry
     main = Subscription.objects.get(pk=entry.subscription_id)
     addon = subscription(Type.ADDON, plan=PlanFactory.create(code="extra", type=Type.ADDON), parent=main)
-    list(lifecycle.advance(now=FEB_1))
+    advance(FEB_1)
     trial = subscription(
         Type.TRIAL, tenant=acme, plan=PlanFactory.create(code="trial", type=Type.TRIAL), term=(JAN_1, FAR)
     )
@@ -178,7 +178,7 @@ def test_the_number_of_queries_does_not_grow_with_the_subscriptions(
     client = member_of(acme)
     for more in (1, 49):
         for _ in range(more):
-            subscription(Type.TRIAL, tenant=acme)
+            subscription(Type.TEMPORARY, tenant=acme)
         with django_assert_num_queries(5):
             assert client.get(url).status_code == 200
 
@@ -301,7 +301,7 @@ def test_no_page_skips_or_repeats_what_was_there_when_rows_are_added(acme: Tenan
     client = member_of(acme)
     first = client.get(f"{LIST}?page_size=2")
     for _ in range(3):
-        subscription(Type.TRIAL, tenant=acme, term=(JAN_1, FAR))
+        subscription(Type.TEMPORARY, tenant=acme, term=(JAN_1, FAR))
     seen = numbers(first) + [number for page in pages(client, first.json()["next"]) for number in page]
     assert seen == [s.number for s in reversed(trials)]
 
@@ -314,7 +314,7 @@ def test_a_cursor_of_another_tenant_shows_nothing_of_it(acme: Tenant, trials: li
 
 def test_a_page_is_never_larger_than_two_hundred(acme: Tenant) -> None:
     for _ in range(201):
-        subscription(Type.TRIAL, tenant=acme, plan=PlanFactory.create(type=Type.TRIAL), term=(JAN_1, FAR))
+        subscription(Type.TEMPORARY, tenant=acme, plan=PlanFactory.create(type=Type.TEMPORARY), term=(JAN_1, FAR))
     client = member_of(acme)
     assert len(numbers(client.get(f"{LIST}?page_size=100000"))) == 200
     assert len(numbers(client.get(LIST))) == 50

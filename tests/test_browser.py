@@ -15,6 +15,7 @@ from subscriptions.audit import STRIPE
 from subscriptions.lifecycle import Purchase
 from subscriptions.models import Member
 from tests.builders import FEB_1, JAN_1, PlanFactory, TenantFactory, subscription
+from tests.history import advance
 from webhooks.models import StripeEvent
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -71,7 +72,7 @@ def test_staff_find_a_subscription_follow_its_history_to_stripe_and_replay_an_ev
     )  # fmt: skip
     assert entry
     number = entry.subscription.number
-    list(lifecycle.advance(now=FEB_1))
+    advance(FEB_1)
 
     with browser(live_server.url) as page:
         page.goto("/admin/subscriptions/subscription/")

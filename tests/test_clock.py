@@ -9,19 +9,16 @@ from django.test.utils import CaptureQueriesContext
 
 from subscriptions import lifecycle
 from subscriptions.errors import InvalidTerm
-from subscriptions.lifecycle import CancelAt, Step, advance, next_step
+from subscriptions.forecast import Step, next_step
+from subscriptions.lifecycle import CancelAt
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import DEADLINES, LIVE, TRANSITIONS, Action, EndReason, Status, Type
 from tests.builders import FEB_1, JAN_1, MAR_1, PlanFactory, subscription
-from tests.history import by, changed, entries, in_state, nothing_changes, on, state, steps
+from tests.history import advance, by, changed, entries, in_state, nothing_changes, on, state, steps
 
 pytestmark = pytest.mark.django_db
 A_MICROSECOND = timedelta(microseconds=1)
 DEC_31 = on(12, 31)
-
-
-def sweep(now: datetime, batch_size: int = 1000) -> list[AuditEntry]:
-    return [*advance(now=now, batch_size=batch_size)]
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -58,8 +55,8 @@ def test_the_next_step_is_the_tables_and_the_databases_date_for_it_is_the_same(b
 def test_enters_grace_the_instant_the_term_ends_and_not_a_microsecond_earlier(before: str) -> None:
     s = in_state(before)
     with nothing_changes():
-        assert sweep(FEB_1 - A_MICROSECOND) == []
-    [entry] = sweep(FEB_1)
+        assert advance(FEB_1 - A_MICROSECOND) == []
+    [entry] = advance(FEB_1)
     assert (entry.action, entry.actor, entry.effective_at) == (Action.GRACE_STARTED, "clock", FEB_1)
     assert (entry.reason, entry.source_id) == ("", "")
     assert changed(entry) == {"status": (before, "GRACE"), "grace_end": (None, on(2, 15))}
@@ -68,8 +65,8 @@ def test_enters_grace_the_instant_the_term_ends_and_not_a_microsecond_earlier(be
 
 def test_is_suspended_the_instant_the_grace_period_ends() -> None:
     s = in_state("GRACE")
-    assert sweep(on(2, 15) - A_MICROSECOND) == []
-    [entry] = sweep(on(2, 15))
+    assert advance(on(2, 15) - A_MICROSECOND) == []
+    [entry] = advance(on(2, 15))
     assert (entry.action, entry.effective_at) == (Action.SUSPENDED, on(2, 15))
     assert changed(entry) == {
         "status": ("GRACE", "SUSPENDED"),
@@ -81,8 +78,8 @@ def test_is_suspended_the_instant_the_grace_period_ends() -> None:
 
 def test_expires_the_instant_the_suspension_ends() -> None:
     in_state("SUSPENDED")
-    assert sweep(on(3, 6) - A_MICROSECOND) == []
-    [entry] = sweep(on(3, 6))
+    assert advance(on(3, 6) - A_MICROSECOND) == []
+    [entry] = advance(on(3, 6))
     assert (entry.action, entry.effective_at) == (Action.EXPIRED, on(3, 6))
     assert changed(entry) == {
         "status": ("SUSPENDED", "EXPIRED"),
@@ -94,23 +91,23 @@ def test_expires_the_instant_the_suspension_ends() -> None:
 
 def test_what_renews_by_itself_enters_grace_when_the_settlement_window_is_over() -> None:
     subscription(auto_renews=True)
-    assert sweep(on(2, 4) - A_MICROSECOND) == []
-    [entry] = sweep(on(2, 4))
+    assert advance(on(2, 4) - A_MICROSECOND) == []
+    [entry] = advance(on(2, 4))
     assert entry.effective_at == on(2, 4)
     assert changed(entry)["grace_end"] == (None, on(2, 15))  # still counted from the end of the term
 
 
 def test_a_grace_window_shorter_than_the_settlement_window_is_over_when_it_begins() -> None:
     s = subscription(plan=PlanFactory.create(grace_days=1), auto_renews=True)
-    sweep(on(2, 4))
+    advance(on(2, 4))
     assert steps(s) == [(Action.GRACE_STARTED, on(2, 4)), (Action.SUSPENDED, on(2, 4))]
 
 
 def test_what_was_cancelled_at_term_end_expires_then_and_says_so() -> None:
     s = subscription(auto_renews=True)
     lifecycle.cancel(s.pk, at=CancelAt.TERM_END, **by(on(1, 10)))
-    assert sweep(FEB_1 - A_MICROSECOND) == []
-    [entry] = sweep(FEB_1)
+    assert advance(FEB_1 - A_MICROSECOND) == []
+    [entry] = advance(FEB_1)
     assert (entry.action, entry.effective_at) == (Action.EXPIRED, FEB_1)
     assert changed(entry)["end_reason"] == ("", "cancelled_at_term_end")
     assert state(s) == "EXPIRED"
@@ -122,7 +119,7 @@ def test_never_expires_a_hold(cancelled: bool) -> None:
     if cancelled:
         lifecycle.cancel(s.pk, at=CancelAt.TERM_END, **by(on(1, 10)))
     with nothing_changes():
-        assert sweep(datetime(2999, 1, 1, tzinfo=UTC)) == []
+        assert advance(datetime(2999, 1, 1, tzinfo=UTC)) == []
 
 
 # --- many steps ------------------------------------------------------------------------------------------------------
@@ -130,7 +127,7 @@ def test_never_expires_a_hold(cancelled: bool) -> None:
 
 def test_a_clock_that_slept_a_year_writes_each_step_at_its_own_instant() -> None:
     s = subscription()
-    sweep(DEC_31)
+    advance(DEC_31)
     assert steps(s) == [
         (Action.GRACE_STARTED, FEB_1),
         (Action.SUSPENDED, on(2, 15)),
@@ -141,34 +138,34 @@ def test_a_clock_that_slept_a_year_writes_each_step_at_its_own_instant() -> None
 
 def test_the_sweep_answers_each_subscriptions_entries_in_order() -> None:
     subscription(), subscription(Type.TRIAL)
-    answered = sweep(DEC_31)
+    answered = advance(DEC_31)
     assert [entry.pk for entry in answered] == sorted(entry.pk for entry in answered)
     assert len(answered) == 6
 
 
 def test_windows_of_no_days_take_all_steps_at_the_same_instant() -> None:
     s = subscription(plan=PlanFactory.create(grace_days=0, suspension_days=0))
-    sweep(FEB_1)
+    advance(FEB_1)
     assert steps(s) == [(Action.GRACE_STARTED, FEB_1), (Action.SUSPENDED, FEB_1), (Action.EXPIRED, FEB_1)]
 
 
 def test_takes_no_step_ahead_of_its_instant_though_an_earlier_one_is_due() -> None:
     s = subscription(plan=PlanFactory.create(grace_days=1))
-    sweep(on(2, 2) - A_MICROSECOND)
+    advance(on(2, 2) - A_MICROSECOND)
     assert steps(s) == [(Action.GRACE_STARTED, FEB_1)]
 
 
 def test_windows_come_from_the_settings_of_the_moment(settings: Any) -> None:
     settings.GRACE_DAYS, settings.SUSPENSION_DAYS = 1, 2
     s = subscription()
-    sweep(DEC_31)
+    advance(DEC_31)
     assert [at for _, at in steps(s)] == [FEB_1, on(2, 2), on(2, 4)]
 
 
 def test_a_term_that_ends_on_a_leap_day_runs_out_on_it() -> None:
     leap_day = datetime(2028, 2, 29, tzinfo=UTC)
     s = subscription(term=(datetime(2027, 2, 28, tzinfo=UTC), leap_day))
-    sweep(leap_day)
+    advance(leap_day)
     assert steps(s) == [(Action.GRACE_STARTED, leap_day)]
     s.refresh_from_db()
     assert s.grace_end == datetime(2028, 3, 14, tzinfo=UTC)
@@ -177,34 +174,34 @@ def test_a_term_that_ends_on_a_leap_day_runs_out_on_it() -> None:
 def test_the_last_term_of_the_calendar_runs_out_like_any_other() -> None:
     last = datetime(9000, 1, 1, tzinfo=UTC)
     s = subscription(term=(JAN_1, last), plan=PlanFactory.create(grace_days=32767, suspension_days=32767))
-    sweep(last)
+    advance(last)
     assert state(s) == "GRACE"
 
 
 def test_running_twice_changes_nothing() -> None:
     subscription()
-    assert len(sweep(on(2, 20))) == 2
+    assert len(advance(on(2, 20))) == 2
     with nothing_changes():
-        assert sweep(on(2, 20)) == []
+        assert advance(on(2, 20)) == []
 
 
 def test_a_clock_that_goes_back_is_harmless() -> None:
     subscription()
-    sweep(on(2, 20))
+    advance(on(2, 20))
     with nothing_changes():
-        assert sweep(on(1, 15)) == []
-        assert sweep(FEB_1) == []
+        assert advance(on(1, 15)) == []
+        assert advance(FEB_1) == []
 
 
 def test_a_renewal_before_the_clock_came_by_leaves_it_nothing_to_do() -> None:
     s = subscription()
     lifecycle.renew(s.pk, term_end=MAR_1, **by(on(2, 1, 0, 1)))
-    assert sweep(on(2, 10)) == []
+    assert advance(on(2, 10)) == []
 
 
 def test_a_now_without_a_time_zone_is_refused() -> None:
     with pytest.raises(InvalidTerm):
-        sweep(datetime(2026, 2, 1))  # noqa: DTZ001
+        advance(datetime(2026, 2, 1))  # noqa: DTZ001
 
 
 # --- many families ---------------------------------------------------------------------------------------------------
@@ -214,19 +211,19 @@ def test_a_now_without_a_time_zone_is_refused() -> None:
 def test_all_that_is_due_is_done_whatever_the_batch(batch_size: int) -> None:
     for _ in range(7):
         subscription()
-    assert len(sweep(FEB_1, batch_size)) == 7
+    assert len(advance(FEB_1, batch_size)) == 7
     assert set(Subscription.objects.values_list("status", flat=True)) == {"GRACE"}
 
 
 def test_what_is_not_due_is_left_alone() -> None:
     due, later = subscription(), subscription(term=(JAN_1, MAR_1))
-    sweep(FEB_1)
+    advance(FEB_1)
     assert (state(due), state(later)) == ("GRACE", "ACTIVE")
 
 
 def statements(now: datetime) -> int:
     with CaptureQueriesContext(connection) as queries:
-        sweep(now)
+        advance(now)
     return len(queries)
 
 

@@ -13,12 +13,11 @@ from django.utils import timezone
 from billing_site.local.caught_mail import Mailbox
 from notifications.management.commands import send_notices
 from notifications.models import Notice
-from subscriptions import lifecycle
 from subscriptions.management.commands import advance_subscriptions
 from subscriptions.models import Member, Plan, PlanPrice, Subscription, Tenant
 from subscriptions.states import Type
 from tests.builders import FEB_1, JAN_1, PlanPriceFactory, TenantFactory, subscription
-from tests.history import nothing_changes, on, state
+from tests.history import advance, nothing_changes, on, state
 from tests.stripe_cast import bought_at_stripe, rings
 from tests.stripe_sandbox.client import Sandbox
 from tests.test_delivery import mail_server, mailbox  # noqa: F401
@@ -220,7 +219,7 @@ def test_the_guide_does_not_ask_for_what_has_been_done(stripe: Sandbox, settings
     settings.DEMO_STRIPE_URL = stripe.url
     run("seed_demo")
     trial = Subscription.objects.get(tenant__slug="acme")
-    list(lifecycle.advance(now=trial.term_end))
+    advance(trial.term_end)
     guide = "\n".join(run("demo_guide"))
     assert f"{trial.number} of Acme Robotics is GRACE by now" in guide
     assert "Next step" not in guide

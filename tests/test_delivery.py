@@ -21,7 +21,7 @@ from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import PlanPrice, Subscription
 from subscriptions.states import Type
 from tests.builders import ALICE, FEB_1, JAN_1, PlanFactory, PlanPriceFactory, TenantFactory, subscription
-from tests.history import at_once, by, in_state, on
+from tests.history import advance, at_once, by, in_state, on
 from tests.test_notices import committed  # noqa: F401
 
 NOON = on(1, 20, 12)
@@ -356,7 +356,7 @@ def test_the_letter_about_a_term_that_was_cancelled_says_that_it_ends(auto_renew
 @pytest.mark.django_db
 def test_the_letter_about_grace_says_that_service_goes_on_and_until_when() -> None:
     s = bought()
-    list(lifecycle.advance(now=FEB_1))
+    advance(FEB_1)
     assert words(s, "grace_started").subject == f"Payment is due for {s.number} (Fleet)"
     assert paragraphs(words(s, "grace_started").text)[1] == (
         f"The paid term of {s.number} is over and no payment has reached us yet.\n"
@@ -368,7 +368,7 @@ def test_the_letter_about_grace_says_that_service_goes_on_and_until_when() -> No
 @pytest.mark.django_db
 def test_the_letter_about_a_trial_that_is_over_asks_for_no_payment() -> None:
     s = subscription(Type.TRIAL, plan=PlanFactory.create(type=Type.TRIAL, name="Free trial"))
-    list(lifecycle.advance(now=FEB_1))
+    advance(FEB_1)
     assert words(s, "grace_started").subject == f"The trial is over: {s.number} (Free trial)"
     assert paragraphs(words(s, "grace_started").text)[1] == (
         f"The trial {s.number} is over.\n"
@@ -380,7 +380,7 @@ def test_the_letter_about_a_trial_that_is_over_asks_for_no_payment() -> None:
 @pytest.mark.django_db
 def test_the_letter_about_suspension_says_that_nothing_is_lost_and_until_when() -> None:
     s = bought()
-    list(lifecycle.advance(now=on(2, 15)))
+    advance(on(2, 15))
     assert words(s, "suspended").subject == f"Service is suspended for {s.number} (Fleet)"
     assert paragraphs(words(s, "suspended").text)[1] == (
         f"The service of {s.number} is suspended. Your devices are not served now.\n"

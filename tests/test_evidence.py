@@ -73,10 +73,13 @@ CHANGES: dict[str, tuple[str, Any]] = {  # tracked field: the state to change it
     "price": ("ACTIVE", lambda: PlanPriceFactory.create().pk),
     "term_start": ("ACTIVE", on(1, 2)),
     "term_end": ("ACTIVE", on(1, 31)),
+    "anniversary": ("ACTIVE", on(1, 2)),
+    "time_zone": ("ACTIVE", "Europe/Berlin"),
     "term_deadline": ("ACTIVE", MAR_1),
     "grace_end": ("GRACE", MAR_1),
     "suspension_end": ("SUSPENDED", on(6, 1)),
     "on_hold": ("HOLD", False),
+    "own_hold": ("HOLD", True),
     "auto_renews": ("ACTIVE", True),
     "cancel_at_term_end": ("ACTIVE", True),
     "ended_at": ("EXPIRED", MAR_1),
@@ -92,8 +95,9 @@ def test_a_change_of_one_tracked_column_without_an_audit_entry_cannot_commit(nam
     value = value() if callable(value) else value
     column = FIELDS[name].attname
     with refused_by(EVIDENCE) as cursor:
-        # A hold without its hold is no row at all; here it is to be no change.
+        # A hold without its hold is no row at all, nor is a main subscription's own; here they are to be no change.
         cursor.execute("ALTER TABLE subscriptions DROP CONSTRAINT suspension_has_an_end_or_a_hold")
+        cursor.execute("ALTER TABLE subscriptions DROP CONSTRAINT only_an_addon_has_a_hold_of_its_own")
         cursor.execute(f"UPDATE subscriptions SET {column} = %s, version = {version} WHERE id = %s", [value, s.pk])
         assert cursor.rowcount == 1
 

@@ -18,11 +18,11 @@ from subscriptions.errors import (
     InvalidPlan,
     InvalidTerm,
 )
-from subscriptions.lifecycle import CancelAt, Purchase, advance
+from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import Action, EndReason, Status, Type
 from tests.builders import ALICE, FEB_1, JAN_1, MAR_1, PlanFactory, TenantFactory, subscription
-from tests.history import by, changed, entries, in_state, nothing_changes, on, refused, state, steps
+from tests.history import advance, by, changed, entries, in_state, nothing_changes, on, refused, state, steps
 
 pytestmark = pytest.mark.django_db
 JAN_10 = on(1, 10)
@@ -47,11 +47,6 @@ def cancelled_addon(main: Subscription) -> Subscription:
     addon = addon_of(main)
     lifecycle.cancel(addon.pk, at=CancelAt.TERM_END, **by(on(1, 5)))
     return addon
-
-
-def sweep(now: datetime) -> None:
-    for _ in advance(now=now):
-        pass
 
 
 # --- moving together -------------------------------------------------------------------------------------------------
@@ -170,7 +165,7 @@ def test_the_mains_entry_is_written_first() -> None:
 
 def test_the_clock_takes_addons_along_step_by_step() -> None:
     main, addon = family()
-    sweep(on(12, 31))
+    advance(on(12, 31))
     assert steps(addon) == steps(main) == [
         (Action.GRACE_STARTED, FEB_1),
         (Action.SUSPENDED, on(2, 15)),
@@ -184,7 +179,7 @@ def test_the_clock_takes_addons_along_step_by_step() -> None:
 def test_addons_of_a_main_cancelled_at_term_end_end_with_it() -> None:
     main, addon = family()
     lifecycle.cancel(main.pk, at=CancelAt.TERM_END, **by(JAN_10))
-    sweep(FEB_1)
+    advance(FEB_1)
     assert steps(addon) == [(Action.EXPIRED, FEB_1)]
     addon.refresh_from_db()
     assert addon.end_reason == EndReason.MAIN_ENDED
@@ -194,7 +189,7 @@ def test_an_addon_cancelled_alone_ends_at_its_own_term_while_its_main_goes_on() 
     main = subscription()
     addon = cancelled_addon(main)
     lifecycle.renew(main.pk, term_end=MAR_1, **by(JAN_10))
-    sweep(FEB_1)
+    advance(FEB_1)
     addon.refresh_from_db()
     assert (addon.status, addon.ended_at, addon.term_end) == (Status.EXPIRED, FEB_1, FEB_1)
     assert addon.end_reason == EndReason.CANCELLED_AT_TERM_END
@@ -204,15 +199,15 @@ def test_an_addon_cancelled_alone_ends_at_its_own_term_while_its_main_goes_on() 
 def test_an_addon_cancelled_alone_does_not_wait_for_its_mains_settlement() -> None:
     main = subscription(auto_renews=True)
     addon = cancelled_addon(main)
-    sweep(FEB_1)
+    advance(FEB_1)
     assert (state(main), state(addon)) == ("ACTIVE", "EXPIRED")
 
 
 def test_addons_wait_for_their_mains_settlement() -> None:
     main, addon = family(auto_renews=True)
-    sweep(on(2, 3, 23))
+    advance(on(2, 3, 23))
     assert (state(main), state(addon)) == ("ACTIVE", "ACTIVE")
-    sweep(on(2, 4))
+    advance(on(2, 4))
     assert (state(main), state(addon)) == ("GRACE", "GRACE")
     assert addon.grace_end == on(2, 15)
 
@@ -230,7 +225,7 @@ def test_an_addons_own_hold_outlasts_whatever_its_main_goes_through() -> None:
     lifecycle.renew(main.pk, term_end=MAR_1, actor=STRIPE, now=JAN_10)
     lifecycle.cancel(main.pk, at=CancelAt.TERM_END, **by(JAN_10))
     lifecycle.resume(main.pk, **by(JAN_10))
-    sweep(on(3, 20))
+    advance(on(3, 20))
     assert (state(main), state(addon)) == ("SUSPENDED", "HOLD")
     assert addon.term_end == MAR_1  # its dates are its main's all the same
 
@@ -255,7 +250,7 @@ def test_a_mains_cancellation_is_no_cancellation_of_its_addons() -> None:
 
 
 @pytest.mark.parametrize(
-    ("main_is", "then"), [("ACTIVE", "ACTIVE"), ("TRIAL", "ACTIVE"), ("SUSPENDED", "SUSPENDED"), ("GRACE", "ACTIVE")]
+    ("main_is", "then"), [("ACTIVE", "ACTIVE"), ("TRIAL", "TRIAL"), ("SUSPENDED", "SUSPENDED"), ("GRACE", "GRACE")]
 )
 def test_an_addons_lifted_hold_returns_it_to_its_family(main_is: str, then: str) -> None:
     main = in_state(main_is)
@@ -266,12 +261,29 @@ def test_an_addons_lifted_hold_returns_it_to_its_family(main_is: str, then: str)
     assert addon.suspension_end == main.suspension_end
 
 
-def test_an_addons_hold_is_not_lifted_while_its_main_is_on_hold() -> None:
+def test_an_addon_without_a_hold_of_its_own_is_lifted_with_its_main_only() -> None:
     main = subscription()
-    addon = held_addon(main)
+    addon = addon_of(main)
     lifecycle.suspend(main.pk, hold=True, **by(on(1, 6)))
     with refused(AddonFollowsMain, "lift that hold instead"):
         lifecycle.lift_hold(addon.pk, **by(JAN_10))
+    lifecycle.lift_hold(main.pk, **by(JAN_10))
+    assert (state(main), state(addon)) == ("ACTIVE", "ACTIVE")
+
+
+@pytest.mark.parametrize("first", ["main", "addon"])
+def test_an_addons_own_hold_and_its_mains_are_lifted_one_by_one(first: str) -> None:
+    main, addon = family()
+    held = [main, addon] if first == "main" else [addon, main]
+    for subscription_ in held:
+        lifecycle.suspend(subscription_.pk, hold=True, **by(on(1, 6)))
+    lifecycle.lift_hold(main.pk, **by(JAN_10))
+    assert (state(main), state(addon)) == ("ACTIVE", "HOLD")
+    lifecycle.suspend(main.pk, hold=True, **by(on(1, 11)))
+    lifecycle.lift_hold(addon.pk, **by(on(1, 12)))
+    assert (state(main), state(addon)) == ("HOLD", "HOLD")
+    lifecycle.lift_hold(main.pk, **by(on(1, 13)))
+    assert (state(main), state(addon)) == ("ACTIVE", "ACTIVE")
 
 
 def test_an_addon_is_held_and_cancelled_and_ended_and_replanned_alone() -> None:

@@ -15,6 +15,7 @@ from subscriptions import lifecycle
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import Action, EndReason, Status, Type
 from tests.builders import ALICE, PlanFactory, PlanPriceFactory, TenantFactory, subscription
+from tests.history import advance
 from tests.stripe_cast import bought_at_stripe, period, rings
 from tests.stripe_sandbox.client import Sandbox
 from webhooks import inbox
@@ -134,7 +135,7 @@ def test_what_the_clock_has_suspended_stays_so_while_stripe_says_past_due(stripe
     ring(sub["id"])
     stripe.fail(sub["id"])
     ring(sub["id"])
-    list(lifecycle.advance(now=period(sub)[1] + timedelta(days=15)))
+    advance(period(sub)[1] + timedelta(days=15))
     assert ours(sub).status == Status.SUSPENDED
     assert ring(sub["id"], "invoice.payment_failed") == "nothing new"
     assert ours(sub).status == Status.SUSPENDED

@@ -209,8 +209,11 @@ def test_a_start_writes_the_subscription_and_its_first_audit_entry() -> None:
         "plan_id": [None, s.plan_id],
         "term_start": [None, "2026-01-01T00:00:00+00:00"],
         "term_end": [None, "2026-02-01T00:00:00+00:00"],
+        "anniversary": [None, "2026-01-01T00:00:00+00:00"],
+        "time_zone": [None, "UTC"],
         "term_deadline": [None, "2026-02-01T00:00:00+00:00"],
         "on_hold": [None, False],
+        "own_hold": [None, False],
         "auto_renews": [None, False],
         "cancel_at_term_end": [None, False],
     }
@@ -559,9 +562,38 @@ def test_a_lifted_hold_returns_to_active_while_the_term_runs() -> None:
     assert changed(entry) == {"status": ("SUSPENDED", "ACTIVE"), "on_hold": (True, False)}
 
 
-def test_a_lifted_hold_after_the_term_is_a_suspension_with_an_end() -> None:
-    entry = lifecycle.lift_hold(in_state("HOLD").pk, **by(FEB_1))
-    assert changed(entry) == {"on_hold": (True, False), "suspension_end": (None, on(4, 2))}
+@pytest.mark.parametrize(
+    ("lifted", "status", "column", "end"),
+    [
+        (on(1, 31), "ACTIVE", "term_end", FEB_1),
+        (FEB_1, "GRACE", "grace_end", on(2, 15)),
+        (on(2, 14), "GRACE", "grace_end", on(2, 15)),
+        (on(2, 15), "SUSPENDED", "suspension_end", on(4, 16)),
+        (on(4, 15), "SUSPENDED", "suspension_end", on(4, 16)),
+        (on(4, 16), "SUSPENDED", "suspension_end", on(6, 15)),  # over by its dates: nothing is lost by a hold
+    ],
+)
+def test_a_lifted_hold_is_what_its_dates_say_then(lifted: datetime, status: str, column: str, end: datetime) -> None:
+    s = in_state("HOLD")
+    assert lifecycle.lift_hold(s.pk, **by(lifted))
+    s.refresh_from_db()
+    assert (s.status, getattr(s, column), s.on_hold) == (status, end, False)
+
+
+def test_a_lifted_hold_on_a_trial_is_a_trial_again() -> None:
+    s = subscription(Type.TRIAL)
+    lifecycle.suspend(s.pk, hold=True, **by(on(1, 5)))
+    assert lifecycle.lift_hold(s.pk, **by(on(1, 6)))
+    assert state(s) == "TRIAL"
+
+
+def test_a_lifted_hold_on_what_was_cancelled_ends_it_once_its_term_is_over() -> None:
+    s = in_state("CANCELLED")
+    lifecycle.suspend(s.pk, hold=True, **by(on(1, 6)))
+    entry = lifecycle.lift_hold(s.pk, **by(FEB_1))
+    assert (state(s), s.ended_at, s.end_reason) == ("EXPIRED", FEB_1, EndReason.CANCELLED_AT_TERM_END)
+    assert entry is not None
+    assert entry.action == Action.HOLD_LIFTED
 
 
 def test_a_lifted_hold_returns_to_active_while_a_renewal_may_still_be_settling() -> None:

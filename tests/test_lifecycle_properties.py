@@ -23,11 +23,11 @@ from hypothesis.stateful import (
 from subscriptions import lifecycle
 from subscriptions.audit import COLUMNS, STRIPE
 from subscriptions.errors import DomainError
-from subscriptions.lifecycle import CancelAt, Purchase, advance
+from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import STEPS_BY_ITSELF, AuditEntry, Subscription
 from subscriptions.states import GRANTS_ACCESS, TRANSITIONS, EndReason, Status, Type
 from tests.builders import FEB_1, JAN_1, PlanFactory, subscription
-from tests.history import entries, on, replayed, written
+from tests.history import advance, entries, on, replayed, written
 
 pytestmark = pytest.mark.django_db
 
@@ -94,7 +94,7 @@ class Life(RuleBasedStateMachine):
     @rule(ahead=DAYS)
     def time_passes(self, ahead: timedelta) -> None:
         self.now += ahead
-        for entry in advance(now=self.now, batch_size=2):
+        for entry in advance(self.now, batch_size=2):
             assert entry.effective_at <= self.now
         assert not Subscription.objects.filter(STEPS_BY_ITSELF, next_deadline__lte=self.now).exists()
 
@@ -106,7 +106,7 @@ class Life(RuleBasedStateMachine):
     def the_clock_goes_back(self, back: int) -> None:
         before = written() if not Subscription.objects.filter(next_deadline__lte=self.now).exists() else None
         self.now = max(JAN_1, self.now - timedelta(hours=back))
-        taken = [*advance(now=self.now)]
+        taken = [*advance(self.now)]
         assert before is None or (not taken and written() == before)
 
     @rule(which=which, ahead=DAYS, last=YES_OR_NO)
@@ -220,7 +220,7 @@ def history_after(instants: list[datetime]) -> History:
     told: History = {}
     with undone():
         for now in instants:
-            for entry in advance(now=now, batch_size=2):
+            for entry in advance(now, batch_size=2):
                 told.setdefault(entry.subscription_id, []).append((entry.action, entry.effective_at, entry.changes))
     return told
 

@@ -17,7 +17,7 @@ from subscriptions import lifecycle
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import Status, Type
 from tests.builders import APR_1, FEB_1, JAN_1, subscription
-from tests.history import at_once, by, in_state, on
+from tests.history import advance, at_once, by, in_state, on
 
 DAY, INSTANT = timedelta(days=1), timedelta(microseconds=1)
 A_YEAR = (JAN_1, datetime(2027, 1, 1, tzinfo=JAN_1.tzinfo))
@@ -63,10 +63,6 @@ def _is_settled() -> bool:
             "  FROM subscription_audit"
         )
         return bool(cursor.fetchone()[0])
-
-
-def advance(now: datetime) -> int:
-    return sum(1 for _ in lifecycle.advance(now=now))
 
 
 # --- read off the audit ----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 
 from billing_site.admin.views import BADGES, Found, ReadOnly, ReadOnlyRows, link, when, yes_or_no
 from notifications.models import Notice
-from subscriptions.lifecycle import next_step
+from subscriptions.forecast import next_step
 from subscriptions.models import AuditEntry, Member, Plan, PlanPrice, Subscription, Tenant
 from webhooks.models import StripeEvent, StripeLink
 

@@ -13,9 +13,9 @@ from rest_framework.response import Response
 from billing_site.api import schema  # noqa: F401  (importing it registers it)
 from billing_site.api.permissions import tenant_of
 from billing_site.banner import banner
-from subscriptions.lifecycle import next_step
+from subscriptions.forecast import next_step
 from subscriptions.models import PlanPrice, Subscription, Tenant
-from subscriptions.states import GRANTS_ACCESS, Status, Type
+from subscriptions.states import Status, Type
 
 
 class PriceSerializer(serializers.ModelSerializer[PlanPrice]):
@@ -49,7 +49,7 @@ class SubscriptionSerializer(serializers.ModelSerializer[Subscription]):
         )  # fmt: skip
 
     def get_grants_access(self, subscription: Subscription) -> bool:
-        return subscription.status in GRANTS_ACCESS
+        return subscription.serves(timezone.now())
 
     @extend_schema_field(NextStepSerializer(allow_null=True))
     def get_next_step(self, subscription: Subscription) -> dict[str, Any] | None:

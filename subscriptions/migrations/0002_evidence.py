@@ -5,11 +5,12 @@ Every function names where it looks: a temporary table of the same name would co
 
 from django.db import migrations
 
+from subscriptions.migrations._evidence import evidence
+
 TRACKED = (
     "type", "status", "plan_id", "price_id", "term_start", "term_end", "term_deadline", "grace_end", "suspension_end",
     "on_hold", "auto_renews", "cancel_at_term_end", "ended_at", "end_reason",
 )  # fmt: skip
-CHANGED = f"({', '.join(f'OLD.{c}' for c in ('version', *TRACKED))}) IS DISTINCT FROM ({', '.join(f'NEW.{c}' for c in ('version', *TRACKED))})"
 
 FAMILY = """
 ALTER TABLE subscriptions ADD CONSTRAINT a_parent_is_a_main_of_the_same_tenant
@@ -41,47 +42,6 @@ END $$;
 CREATE TRIGGER identity_never_changes BEFORE UPDATE ON subscriptions FOR EACH ROW
     WHEN ((OLD.id, OLD.number, OLD.tenant_id, OLD.parent_id) IS DISTINCT FROM (NEW.id, NEW.number, NEW.tenant_id, NEW.parent_id))
     EXECUTE FUNCTION subscriptions_keep_their_identity();
-"""
-
-# What an entry must name: each column that moved, and the status that it moved to.
-NAMED = " AND ".join(f"(OLD.{c} IS NOT DISTINCT FROM NEW.{c} OR changes ? '{c}')" for c in TRACKED)
-
-# Checked at commit, for every version that a transaction passed through: two changes need two entries. A foreign key
-# would look at the last one only, and would accept evidence from another transaction.
-EVIDENCE = f"""
-CREATE FUNCTION subscriptions_need_evidence() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE
-    honest boolean;
-BEGIN
-    IF NEW.version <> (CASE TG_OP WHEN 'UPDATE' THEN OLD.version ELSE 0 END) + 1 THEN
-        RAISE EXCEPTION 'subscription %: a change must move its version by one', NEW.id
-            USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'no_change_without_evidence';
-    END IF;
-    IF TG_OP = 'INSERT' THEN
-        SELECT changes->'status'->>1 = NEW.status INTO honest FROM ONLY subscription_audit
-         WHERE subscription_id = NEW.id AND version = NEW.version AND tenant_id = NEW.tenant_id
-           AND transaction_id = pg_current_xact_id()::text::bigint;
-    ELSE
-        SELECT {NAMED}
-               AND (OLD.status = NEW.status OR changes->'status'->>1 = NEW.status)
-          INTO honest FROM ONLY subscription_audit
-         WHERE subscription_id = NEW.id AND version = NEW.version AND tenant_id = NEW.tenant_id
-           AND transaction_id = pg_current_xact_id()::text::bigint;
-    END IF;
-    IF honest IS NOT TRUE THEN
-        RAISE EXCEPTION 'subscription %: version % has no audit entry in this transaction that names what changed',
-            NEW.id, NEW.version
-            USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'no_change_without_evidence';
-    END IF;
-    RETURN NULL;
-END $$;
-
-CREATE CONSTRAINT TRIGGER no_change_without_evidence AFTER UPDATE ON subscriptions
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ({CHANGED})
-    EXECUTE FUNCTION subscriptions_need_evidence();
-CREATE CONSTRAINT TRIGGER no_beginning_without_evidence AFTER INSERT ON subscriptions
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-    EXECUTE FUNCTION subscriptions_need_evidence();
 """
 
 APPEND_ONLY = """
@@ -116,7 +76,7 @@ class Migration(migrations.Migration):
             "ALTER TABLE subscriptions DROP CONSTRAINT a_parent_is_a_main_of_the_same_tenant",
         ),
         migrations.RunSQL(IDENTITY, "DROP FUNCTION subscriptions_keep_their_identity CASCADE"),
-        migrations.RunSQL(EVIDENCE, "DROP FUNCTION subscriptions_need_evidence CASCADE"),
+        migrations.RunSQL(evidence(TRACKED), "DROP FUNCTION subscriptions_need_evidence CASCADE"),
         migrations.RunSQL(
             APPEND_ONLY,
             "DROP FUNCTION subscription_audit_only_grows CASCADE;"

@@ -2,13 +2,13 @@ from argparse import ArgumentParser
 from contextlib import nullcontext
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 from django.utils import timezone
 
-from subscriptions.lifecycle import advance
 from subscriptions.management.arguments import add_dry_run, add_now
 from subscriptions.models import AuditEntry
+from subscriptions.sweep import advance, set_aside
 
 
 class Command(BaseCommand):
@@ -22,13 +22,19 @@ class Command(BaseCommand):
         now = now or timezone.now()
         count = 0
         with transaction.atomic() if dry_run else nullcontext():  # each batch commits by itself
-            for entry in advance(now=now):
-                count += 1
-                self.stdout.write(line(entry))
+            for steps in advance(now=now):
+                count += len(steps)
+                for entry in steps.entries():
+                    self.stdout.write(line(entry))
+            stuck = [*set_aside()]
             if dry_run:
                 transaction.set_rollback(True)
         did = "would be taken" if dry_run else "taken"
         self.stdout.write(f"{count} {'step' if count == 1 else 'steps'} {did} as of {now.isoformat()}.")
+        for family in stuck:
+            self.stderr.write(f"{family.root.number} is set aside since {family.since.isoformat()}: {family.error}")
+        if stuck:
+            raise CommandError(f"{len(stuck)} {'family' if len(stuck) == 1 else 'families'} could not be moved.")
 
 
 def line(entry: AuditEntry) -> str:
