@@ -135,16 +135,18 @@ class Subscription(models.Model):
     without its audit entry (the trigger is in migration 0002).
     """
 
-    number = models.CharField(max_length=20, unique=True, help_text="The public identifier: SUB-YYYYMMDD-XXXXX.")
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="subscriptions")
+    # Every status change writes to every index of its row: none here that another one covers or nobody reads.
+    number = models.CharField(max_length=20, help_text="The public identifier: SUB-YYYYMMDD-XXXXX.")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="subscriptions", db_index=False)
     parent = models.ForeignKey(
-        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="addons",
+        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="addons", db_index=False,
         help_text="The main subscription of an add-on: the root of its family.",
     )  # fmt: skip
-    plan = models.ForeignKey(Plan, on_delete=models.PROTECT, related_name="subscriptions")
+    plan = models.ForeignKey(Plan, on_delete=models.PROTECT, related_name="subscriptions", db_index=False)
     price = models.ForeignKey(
-        PlanPrice, null=True, blank=True, on_delete=models.PROTECT, related_name="+", help_text="What a renewal costs."
-    )
+        PlanPrice, null=True, blank=True, on_delete=models.PROTECT, related_name="+", db_index=False,
+        help_text="What a renewal costs.",
+    )  # fmt: skip
     type = models.CharField(max_length=16, choices=Type.choices)
     status = models.CharField(max_length=16, choices=Status.choices)
     term_start = models.DateTimeField(help_text="The first instant that is paid for.")
@@ -206,8 +208,11 @@ class Subscription(models.Model):
             # used by: notifications.schedule, milestones before term_end
             models.Index(name="subscriptions_ending", fields=["term_end"], condition=Q(status=Status.ACTIVE)),
             models.Index(name="subscriptions_of_tenant", fields=["tenant", "-id"]),
+            # used by: families, sweep
+            models.Index(name="addons_of_main", fields=["parent"], condition=Q(parent__isnull=False)),
         ]
         constraints: ClassVar = [
+            models.UniqueConstraint(name="one_subscription_per_number", fields=["number"]),
             models.CheckConstraint(
                 name="an_addon_has_a_parent_and_nothing_else_has",
                 condition=Q(type=Type.ADDON, parent__isnull=False) | (~Q(type=Type.ADDON) & Q(parent__isnull=True)),
@@ -217,7 +222,11 @@ class Subscription(models.Model):
                 fields=["tenant"],
                 condition=Q(type=Type.MAIN, status__in=sorted(LIVE)),
             ),
-            models.UniqueConstraint(name="one_trial_per_tenant_unless_granted", fields=["tenant", "trial_ordinal"]),
+            models.UniqueConstraint(
+                name="one_trial_per_tenant_unless_granted",
+                fields=["tenant", "trial_ordinal"],
+                condition=Q(trial_ordinal__isnull=False),
+            ),
             models.CheckConstraint(
                 name="a_trial_is_counted", condition=~Q(type=Type.TRIAL) | Q(trial_ordinal__isnull=False)
             ),
@@ -282,8 +291,8 @@ class SetAside(models.Model):
 class AuditEntry(models.Model):
     """One thing that happened to one subscription. Append-only: the database refuses UPDATE, DELETE and TRUNCATE."""
 
-    subscription = models.ForeignKey(Subscription, on_delete=models.PROTECT, related_name="audit")
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+")
+    subscription = models.ForeignKey(Subscription, on_delete=models.PROTECT, related_name="audit", db_index=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+", db_index=False)
     version = models.PositiveIntegerField(help_text="The subscription's version that this entry is the evidence of.")
     action = models.CharField(max_length=32, choices=Action.choices)
     effective_at = models.DateTimeField(help_text="When it became true.")
