@@ -31,25 +31,24 @@ LOCK = """
 _COLUMNS = "subscription_id, tenant_id, kind, anchor, state, attempts, next_attempt_at, recipients, error"
 _VALUES = "subscription_id, tenant_id, kind, anchor, {state}, 0, %(now)s, '[]', ''"
 
-# `news`: of what one transaction did to a subscription the last is told; a family is told by its root, unless it
-# happened to an add-on alone. `passed`: the most urgent milestone is told, also when it had been cancelled because it
-# was untrue for a while; less urgent ones that were never told are recorded as superseded.
+# `entry`: a family is spoken for by its root, unless it happened to an add-on alone. That is a window, and no join of
+# `entry` with itself: after a sweep the planner does not know yet how many there are. `news`: of what one transaction
+# did to a subscription the last is told. `passed`: the most urgent milestone is told, also when it had been cancelled
+# because it was untrue for a while; less urgent ones that were never told are recorded as superseded.
 MAKE = """
     WITH entry AS MATERIALIZED (
-        SELECT id, subscription_id, tenant_id, transaction_id, version, action, effective_at, changes
-          FROM subscription_audit WHERE transaction_id >= %(since)s AND transaction_id < %(horizon)s
+        SELECT e.id, e.subscription_id, e.tenant_id, e.transaction_id, e.version, e.action, e.effective_at, e.changes,
+               s.parent_id IS NULL OR NOT bool_or(s.parent_id IS NULL) OVER family AS speaks
+          FROM subscription_audit AS e JOIN subscriptions AS s ON s.id = e.subscription_id
+         WHERE e.transaction_id >= %(since)s AND e.transaction_id < %(horizon)s
+        WINDOW family AS (PARTITION BY e.transaction_id, coalesce(s.parent_id, s.id), e.action, e.effective_at)
     ), news AS (
-        SELECT entry.id, entry.subscription_id, entry.tenant_id, rule.kind, entry.effective_at AS anchor,
-               row_number() OVER (PARTITION BY entry.transaction_id, s.id ORDER BY entry.version DESC) AS place
+        SELECT id, subscription_id, tenant_id, rule.kind, effective_at AS anchor,
+               row_number() OVER (PARTITION BY transaction_id, subscription_id ORDER BY version DESC) AS place
           FROM entry
           JOIN unnest(%(actions)s::text[], %(departed)s::text[], %(kinds)s::text[]) AS rule (action, departed, kind)
-            ON rule.action = entry.action AND rule.departed = coalesce(entry.changes->'status'->>0, '')
-          JOIN subscriptions AS s ON s.id = entry.subscription_id
-         WHERE coalesce(entry.changes->'end_reason'->>1, '') <> ALL (%(silent)s::text[])
-           AND NOT EXISTS (SELECT FROM entry AS of_root
-                            WHERE of_root.subscription_id = s.parent_id AND of_root.action = entry.action
-                              AND of_root.transaction_id = entry.transaction_id
-                              AND of_root.effective_at = entry.effective_at)
+            ON rule.action = entry.action AND rule.departed = coalesce(changes->'status'->>0, '')
+         WHERE speaks AND coalesce(changes->'end_reason'->>1, '') <> ALL (%(silent)s::text[])
     ), candidate AS (
         SELECT subscription_id AS id FROM entry WHERE changes ?| %(columns)s::text[]
         UNION {near}

@@ -19,7 +19,7 @@ from subscriptions.models import Plan, Subscription
 from subscriptions.states import Action, EndReason, Status, Type
 from tests.builders import APR_1, FEB_1, JAN_1, PlanFactory, subscription
 from tests.history import by, on
-from tests.test_notices import advance, committed, settle  # noqa: F401
+from tests.test_notices import advance, settle
 
 DAY = timedelta(days=1)
 JAN_2 = on(1, 2)
@@ -99,7 +99,7 @@ def by_the_clock(present: Sequence[Subscription], until: datetime) -> list[Momen
     ],
 )
 def test_news_come_with_the_moment_that_makes_them(left: Status, action: Action, to: Status, kind: str) -> None:
-    s = into(left, bought(), JAN_1, EndReason.CANCELLED)
+    s = into(left, bought(term_end=on(1, 30)), JAN_1, EndReason.CANCELLED)
     after = into(to, s, on(1, 20), EndReason.CANCELLED)
     found = [e for e in expected([s], Moment(on(1, 20), after, action), until=on(1, 21)) if e[0] == on(1, 20)]
     assert found == ([(on(1, 20), 1, kind, on(1, 20))] if kind else [])
@@ -158,7 +158,7 @@ def test_what_the_clock_is_late_with_is_told_now() -> None:
     ],
 )
 def test_a_milestone_comes_while_its_state_lasts(
-    state: dict[str, object], milestones: list[tuple[datetime, str, datetime]]
+    state: dict[str, Any], milestones: list[tuple[datetime, str, datetime]]
 ) -> None:
     assert expected([bought(**state)]) == [(at, 1, kind, anchor) for at, kind, anchor in milestones]
 
@@ -192,7 +192,7 @@ def test_a_milestone_is_told_once_though_its_state_is_left_and_comes_back() -> N
 # --- what it says is what happens ------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("committed")
+@pytest.mark.django_db(transaction=True)
 def test_what_the_forecast_says_for_a_year_is_what_is_then_made(settings: Any) -> None:
     settings.NOTICE_DAYS = [90, 60, 30, 14, 7, 1]
     main = subscription(term=(JAN_1, APR_1))
