@@ -205,8 +205,10 @@ class Subscription(models.Model):
         indexes: ClassVar = [
             # used by: sweep.advance
             models.Index(name="subscriptions_due", fields=["next_deadline", "id"], condition=STEPS_BY_ITSELF),
-            # used by: notifications.schedule, milestones before term_end
+            # used by: notifications.schedule, one each for the milestones of kinds.LADDERS
             models.Index(name="subscriptions_ending", fields=["term_end"], condition=Q(status=Status.ACTIVE)),
+            models.Index(name="subscriptions_grace_ending", fields=["grace_end"], condition=Q(status=Status.GRACE)),
+            models.Index(name="subscriptions_trial_ending", fields=["term_end"], condition=Q(status=Status.TRIAL)),
             models.Index(name="subscriptions_of_tenant", fields=["tenant", "-id"]),
             # used by: families, sweep
             models.Index(name="addons_of_main", fields=["parent"], condition=Q(parent__isnull=False)),

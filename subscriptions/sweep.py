@@ -227,8 +227,7 @@ def _move_statement() -> str:
              WHERE is_due AND (root_deadline IS NULL OR (s).next_deadline <= root_deadline)
         ), following AS (
             SELECT (s).id, root_step.at, root_step.action, root_step.status, {copied},
-                   CASE root_step.status WHEN '{Status.EXPIRED}' THEN '{EndReason.MAIN_ENDED}' ELSE '' END AS end_reason,
-                   s AS was
+                   CASE root_step.status WHEN '{Status.EXPIRED}' THEN '{EndReason.MAIN_ENDED}' ELSE '' END, s
               FROM addon JOIN root_step ON root_step.id = (s).parent_id
               JOIN legal ON (legal.was, legal.becomes) = ((s).status, root_step.status)
              WHERE (s).id NOT IN (SELECT id FROM own_step)
