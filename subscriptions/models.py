@@ -302,6 +302,10 @@ class AuditEntry(models.Model):
     actor = models.CharField(max_length=64, help_text="Who: staff:12, member:7, stripe, clock, apikey:3.")
     source_id = models.CharField(max_length=255, blank=True, help_text="What caused it: an event id, a request id.")
     reason = models.TextField(blank=True)
+    request_id = models.CharField(
+        max_length=64, blank=True, default="", db_default="", help_text="The web request that caused it, if one did."
+    )
+    address = models.GenericIPAddressField(null=True, blank=True, help_text="Where that request came from.")
     changes = models.JSONField(help_text="Column → [before, after].")
     transaction_id = models.BigIntegerField(
         db_default=Cast(Cast(models.Func(function="pg_current_xact_id"), models.TextField()), models.BigIntegerField()),
@@ -316,6 +320,9 @@ class AuditEntry(models.Model):
         indexes: ClassVar = [
             models.Index(name="audit_of_tenant", fields=["tenant", "-id"]),
             models.Index(name="audit_by_transaction", fields=["transaction_id", "id"]),
+            # used by: the admin's page of a Stripe event. The unique ones below begin with the subscription, or hold
+            # beginnings only.
+            models.Index(name="audit_by_source", fields=["source_id"], condition=~Q(source_id="")),
         ]
         constraints: ClassVar = [
             models.UniqueConstraint(name="one_audit_entry_per_version", fields=["subscription", "version"]),
@@ -334,3 +341,37 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.subscription_id} v{self.version}: {self.get_action_display()}"
+
+
+class AuditSeal(models.Model):
+    """A closed range of the audit, sealed: it chains to the seal before. Append-only. What it holds: `seals`."""
+
+    number = models.BigIntegerField(primary_key=True, help_text="1, 2, 3, … without a gap.")
+    era = models.BigIntegerField(
+        help_text="The number of the first seal since transactions were last counted anew: a restore begins an era."
+    )
+    cluster = models.BigIntegerField(
+        null=True, help_text="The database cluster that counted the transactions; empty for what was found restored."
+    )
+    after_transaction_id = models.BigIntegerField(help_text="The range begins after this place…")
+    after_id = models.BigIntegerField()
+    until_transaction_id = models.BigIntegerField(help_text="…and ends with this one: both are of their era.")
+    until_id = models.BigIntegerField()
+    greatest_id = models.BigIntegerField(help_text="The greatest id of an entry sealed in this era so far.")
+    count = models.PositiveIntegerField(help_text="How many entries.")
+    entries = models.BinaryField(help_text="For each entry, in order: its id (8 bytes) and its digest (32).")
+    salt = models.BinaryField(help_text="Makes the nonces, so that nobody can guess an entry from its digest.")
+    sealed_at = models.DateTimeField()
+    previous = models.CharField(max_length=64, help_text="The digest of the seal before; zeros in the first.")
+    digest = models.CharField(max_length=64, help_text="SHA-256 over all of this but the salt.")
+
+    class Meta:
+        db_table = "audit_seals"
+        ordering: ClassVar = ["number"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="a_seal_is_followed_by_one", fields=["previous"]),
+            models.CheckConstraint(name="a_seal_has_entries", condition=Q(count__gt=0)),
+        ]
+
+    def __str__(self) -> str:
+        return f"Seal {self.number}"

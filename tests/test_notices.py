@@ -165,8 +165,8 @@ def test_what_happens_is_told_if_it_is_worth_a_letter(
 def test_a_hold_that_is_lifted_after_the_term_brings_nothing_back() -> None:
     s = in_state("HOLD")
     read(on(1, 5))
-    lifecycle.lift_hold(s.pk, **by(on(2, 10)))
-    assert (state_of(s), read(on(2, 10))) == ("SUSPENDED", 0)
+    lifecycle.lift_hold(s.pk, **by(on(2, 20)))
+    assert (state_of(s), read(on(2, 20))) == ("SUSPENDED", 0)
 
 
 @pytest.mark.usefixtures("committed")

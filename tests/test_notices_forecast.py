@@ -14,12 +14,13 @@ from notifications.models import Notice
 from notifications.schedule import make_notices
 from subscriptions import families, lifecycle
 from subscriptions.families import Family
+from subscriptions.forecast import forecast
 from subscriptions.lifecycle import CancelAt
 from subscriptions.models import Plan, Subscription
 from subscriptions.states import Action, EndReason, Status, Type
 from tests.builders import APR_1, FEB_1, JAN_1, PlanFactory, subscription
-from tests.history import by, on
-from tests.test_notices import advance, settle
+from tests.history import advance, by, on
+from tests.test_notices import settle
 
 DAY = timedelta(days=1)
 JAN_2 = on(1, 2)
@@ -39,6 +40,7 @@ PLAN = Plan(pk=1, grace_days=14, suspension_days=60)
 def bought(pk: int = 1, type: Type = Type.MAIN, **more: object) -> Subscription:
     """One that was bought for January, in memory only."""
     columns: dict[str, object] = {"status": Status.ACTIVE, "term_start": JAN_1, "term_end": FEB_1} | more
+    columns.setdefault("anniversary", columns["term_start"])
     s = Subscription(pk=pk, number=f"SUB-{pk}", type=type, plan=PLAN, **columns)
     return become(s)
 
@@ -66,16 +68,10 @@ def expected(
 
 
 def by_the_clock(present: Sequence[Subscription], until: datetime) -> list[Moment]:
-    """What `advance` will do with one family, in memory: the root first."""
-    root, *addons = (copy(s) for s in present)
-    family, moments = Family(root, addons, subject=root), []
-    while changes := lifecycle._due_changes(family, until):
-        for change in changes:
-            s = change.subscription
-            for column, (_, value) in change.differences.items():
-                setattr(s, column, value)
-            moments.append(Moment(change.effective_at, copy(s), change.action))
-    return moments
+    """What the clock will do with one family, in memory: the root first."""
+    root, *addons = present
+    moments = forecast(Family(root, addons, subject=root), now=JAN_1, until=until)
+    return [Moment(moment.at, moment.subscription, moment.action) for moment in moments]
 
 
 # --- news ------------------------------------------------------------------------------------------------------------
