@@ -1,5 +1,5 @@
 -- 1,000,000 subscriptions of 800,000 tenants: 800,000 MAIN and 200,000 ADDON, in ten groups of 100,000 scattered over the
--- tables. Group g's terms end g hours into February 2026; a family is all of one group. Loaded without triggers.
+-- tables. Group g's terms end g hours into February 2026, a tenth of them each minute; a family is all of one minute.
 INSERT INTO plans (code, name, type, grace_days, suspension_days, is_sold, terms_in)
 SELECT 'bench-' || kind || '-' || n, 'Bench', kind, CASE n WHEN 0 THEN NULL ELSE 14 END, NULL, true, 'utc'
   FROM unnest(ARRAY['MAIN', 'ADDON']) AS kind, generate_series(0, 2) AS n;
@@ -17,7 +17,8 @@ INSERT INTO subscriptions (id, number, tenant_id, parent_id, plan_id, type, stat
                            version)
 SELECT born.n + 1, 'SUB-B' || born.n, tenants.id, CASE WHEN is_addon THEN family + 1 END, plans.id, plans.type, 'ACTIVE',
        '2026-01-01Z', at, '2026-01-01Z', 'UTC', at, false, false, false, false, '', 1
-  FROM born CROSS JOIN LATERAL (SELECT timestamptz '2026-02-01Z' + of_group * interval '1 hour' AS at) AS a
+  FROM born CROSS JOIN LATERAL (SELECT timestamptz '2026-02-01Z' + of_group * interval '1 hour'
+                                   + family / 100 % 10 * interval '5 minutes' AS at) AS a
   JOIN tenants ON tenants.slug = 'bench-' || family
   JOIN plans ON plans.code = 'bench-' || CASE WHEN is_addon THEN 'ADDON' ELSE 'MAIN' END || '-' || born.n % 3
  ORDER BY born.n;
