@@ -195,6 +195,13 @@ def next_term_end(subscription: Subscription) -> datetime:
     )
 
 
+def first_term_end(tenant_id: int, plan: Plan, price: PlanPrice | None, term_start: datetime) -> datetime:
+    """Where a tenant's first term ends by itself: one interval of the price after `term_start`. Raises NoPrice."""
+    if price is None:
+        raise NoPrice(f"The plan {plan.code} has no price that says how long a term lasts: name its end.")
+    return terms.next_term_end(term_start, price, anniversary=term_start, time_zone=_time_zone(plan, tenant_id))
+
+
 def amend_term(
     subscription_id: int, *, term_end: datetime, actor: Actor, now: datetime, source_id: str = "", reason: str = ""
 ) -> AuditEntry | None:
