@@ -45,7 +45,7 @@ def add_reason(parser: argparse.ArgumentParser) -> None:
 
 def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--source", type=source, default="", metavar="ID",
+        "--source", type=source, metavar="ID",
         help="what causes it, so that it is safe to repeat: the same source does the same thing to a subscription once",
     )  # fmt: skip
 

@@ -140,7 +140,7 @@ class Command(BaseCommand):
 
     def _changing(self, verb: Verb, options: Options, now: datetime) -> Callable[[str], Changed]:
         """What is done with each name; whatever holds for all of them is looked up here, once."""
-        by = By(_actor(options), now, options["reason"], options["source"])
+        by = By(_actor(options), now, options["reason"], options["source"] or "")
         options = {**options, **_plan(options)}
 
         def do(name: str) -> Changed:
