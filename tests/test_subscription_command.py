@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO, StringIO
@@ -579,18 +580,48 @@ def test_a_dry_run_in_a_shell_changes_nothing() -> None:
     assert [line.split()[0] for line in done.stdout.decode().splitlines()] == [main.number, addon.number, "1"]
 
 
-@pytest.mark.django_db(transaction=True)
-def test_what_the_database_does_not_take_fails_alone() -> None:
-    stuck, other = subscription(), subscription()
+@contextmanager
+def stuck(s: Subscription, how: str) -> Iterator[None]:
+    """A change of this subscription fails when it is committed."""
     with connection.cursor() as cursor:
-        cursor.execute(f"ALTER TABLE subscriptions ADD CONSTRAINT stuck CHECK (id <> {stuck.pk} OR status = 'ACTIVE')")
+        cursor.execute(
+            f"CREATE FUNCTION stuck() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            f"IF NEW.id = {s.pk} THEN {how}; END IF; RETURN NEW; END $$;"
+            "CREATE CONSTRAINT TRIGGER stuck AFTER UPDATE ON subscriptions DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION stuck()"
+        )
     try:
-        ran = run("suspend", stuck.number, other.number, *WHY)
+        yield
     finally:
         with connection.cursor() as cursor:
-            cursor.execute("ALTER TABLE subscriptions DROP CONSTRAINT stuck")
-    assert ran.err[0].startswith(f"{stuck.number}  not_written  new row for relation")
-    assert (state(stuck), state(other)) == ("ACTIVE", "SUSPENDED")
+            cursor.execute("DROP FUNCTION stuck CASCADE")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_what_the_database_does_not_take_fails_alone_and_does_so_in_a_dry_run(dry: list[str]) -> None:
+    s, other = subscription(), subscription()
+    with stuck(s, "RAISE EXCEPTION 'it is stuck'"):
+        ran = run("suspend", s.number, other.number, *WHY, *dry)
+    assert (ran.err, ran.error) == ([f"{s.number}  not_written  it is stuck"], "1 of 2 failed.")
+    assert (state(s), state(other)) == ("ACTIVE", "ACTIVE" if dry else "SUSPENDED")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_breaks_fails_one_and_the_next_one_has_another() -> None:
+    s, other = subscription(), subscription()
+    with stuck(s, "PERFORM pg_terminate_backend(pg_backend_pid())"):
+        ran = run("suspend", s.number, other.number, *WHY)
+    assert [line.split("  ")[:2] for line in ran.err] == [[s.number, "not_written"]]
+    assert (state(s), state(other)) == ("ACTIVE", "SUSPENDED")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_numbers_that_are_named_need_no_standard_input() -> None:
+    s = subscription()
+    command = f'exec "{sys.executable}" manage.py subscription suspend {s.number} --reason agreed --now 2026-01-10 <&-'
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, env=here(), capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr, state(s)) == (0, b"", "SUSPENDED")
 
 
 def test_wrong_arguments_end_a_shells_command_with_two_and_no_traceback() -> None:
@@ -614,7 +645,6 @@ def test_a_reader_that_goes_away_is_no_trouble() -> None:
 
 # --- two at once -----------------------------------------------------------------------------------------------------
 
-ByVerb = Callable[[Subscription], Any]
 TWO: list[tuple[str, str, list[str], list[str]]] = [
     ("renew", "renew", ["--until", "2026-03-01"], ["--until", "2026-04-01"]),
     ("renew", "suspend", ["--until", "2026-03-01"], ["--hold"]),

@@ -5,6 +5,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from io import BytesIO
 from typing import Any, Protocol
 
 from django.contrib.auth import get_user_model
@@ -133,7 +134,7 @@ class Command(BaseCommand):
     def _names(self, options: Options, standard_input: Any) -> list[Name]:
         if "tenant" in options:
             return [Name(options["tenant"])]
-        from_where = standard_input or sys.stdin.buffer
+        from_where = standard_input or (sys.stdin.buffer if sys.stdin else BytesIO())  # a service may start without any
         if not options["names"] and from_where.isatty():
             raise CommandError("Name subscriptions by their numbers, or say - to type them in, one a line.")
         return named(options["names"], from_where)
