@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from django.test.utils import CaptureQueriesContext
 
 from subscriptions import lifecycle
 from subscriptions.lifecycle import CancelAt
+from subscriptions.management.commands.subscription import Command
 from subscriptions.management.verbs import VERBS
 from subscriptions.models import Plan, SetAside, Subscription
 from subscriptions.states import Type
@@ -539,7 +541,9 @@ def test_the_help_of_each_verb_says_what_it_does_and_has_an_example_that_parses(
         call_command("subscription", verb, "--help")
     text = capsys.readouterr().out
     assert end.value.code == 0
-    assert f"manage.py subscription {verb} " in text.partition("example:")[2]
+    example = text.partition("example:\n  manage.py subscription ")[2]
+    options = Command().create_parser("manage.py", "subscription").parse_args(shlex.split(example))
+    assert options.verb == verb
 
 
 # --- as a shell runs it ----------------------------------------------------------------------------------------------

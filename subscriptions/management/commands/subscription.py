@@ -29,7 +29,7 @@ LONG_RUN = 100  # from so many on, and every so many, a person at a terminal is 
 
 
 class NotWritten(DomainError):
-    """The database did not take it: nothing was changed."""
+    """The database did not take it."""
 
     code = "not_written"
 
@@ -77,10 +77,9 @@ class Command(BaseCommand):
         parser.epilog = "Each verb explains itself: manage.py subscription renew --help"
         verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
 
-        def add(name: str, says: str, example: str) -> ArgumentParser:
+        def add(name: str, says: str, example: str) -> Any:
             example = f"example:\n  manage.py subscription {example}"
-            adding: Any = verbs.add_parser(name, help=says, description=says, epilog=example, formatter_class=Help)
-            return adding  # type: ignore[no-any-return]
+            return verbs.add_parser(name, help=says, description=says, epilog=example, formatter_class=Help)
 
         show = add("show", SHOW, "show SUB-20260101-7KX2M --json")
         show.add_argument("names", nargs="*", metavar="NUMBER", help=NUMBERS)
