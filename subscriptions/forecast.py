@@ -162,7 +162,7 @@ def _apply(family: Family, action: Action, at: datetime, values: Mapping[str, ob
         for column, (_, value) in change.differences.items():
             setattr(change.subscription, column, value)
         is_following = change.subscription is not family.subject
-        yield Moment(at, copy(change.subscription), action, FOLLOWS if is_following else why)
+        yield Moment(at, copy(change.subscription), change.action, FOLLOWS if is_following else why)
 
 
 def _families(subscriptions: QuerySet[Subscription]) -> list[Family]:

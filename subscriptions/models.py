@@ -16,6 +16,8 @@ from subscriptions.states import DEADLINES, GRANTS_ACCESS, LIVE, Action, EndReas
 # A family moves together with its root; only an add-on that was cancelled ends by itself.
 STEPS_BY_ITSELF = Q(parent__isnull=True) | Q(cancel_at_term_end=True)
 
+THIS_TRANSACTION = Cast(Cast(models.Func(function="pg_current_xact_id"), models.TextField()), models.BigIntegerField())
+
 
 def known_time_zone(name: str) -> None:
     if name not in available_timezones():
@@ -308,7 +310,7 @@ class AuditEntry(models.Model):
     address = models.GenericIPAddressField(null=True, blank=True, help_text="Where that request came from.")
     changes = models.JSONField(help_text="Column → [before, after].")
     transaction_id = models.BigIntegerField(
-        db_default=Cast(Cast(models.Func(function="pg_current_xact_id"), models.TextField()), models.BigIntegerField()),
+        db_default=THIS_TRANSACTION,
         editable=False,
         help_text="The database transaction that wrote it: readers that must miss nothing wait until it is over.",
     )
