@@ -21,7 +21,7 @@ from django.db.models.functions import Coalesce
 
 from subscriptions import terms
 from subscriptions.audit import Actor, Change, write
-from subscriptions.errors import SourceReused, SubscriptionNotFound
+from subscriptions.errors import NoPrice, SourceReused, SubscriptionNotFound
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import GRANTS_ACCESS, INSTANTS, TRANSITIONS, Action, EndReason, Status, Type
 
@@ -173,6 +173,23 @@ def renewed(subscription: Subscription, term_end: datetime, now: datetime) -> di
     term_start = subscription.term_end if is_over else subscription.term_start
     values: dict[str, object] = {"term_start": term_start, "term_end": term_end, "cancel_at_term_end": False}
     return values if subscription.on_hold else values | {"status": Status.ACTIVE}
+
+
+def continued(subscription: Subscription, now: datetime) -> dict[str, object]:
+    """The columns of a subscription that is renewed by one interval of its price. What was withheld is not charged:
+    after a suspension the new term is the one that covers `now`. Raises NoPrice.
+    """
+    if subscription.price is None:
+        raise NoPrice
+    term_start, term_end = terms.next_term(
+        subscription.term_end,
+        subscription.price,
+        anniversary=subscription.anniversary,
+        time_zone=subscription.time_zone,
+        covering=now if subscription.status == Status.SUSPENDED else None,
+    )
+    values = renewed(subscription, term_end, now)
+    return values if term_start == subscription.term_end else values | {"term_start": term_start}
 
 
 def cancelled(subscription: Subscription, now: datetime, *, at_term_end: bool) -> tuple[Action, dict[str, object]]:

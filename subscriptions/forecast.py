@@ -14,8 +14,7 @@ from django.db.models import F, Q, QuerySet
 
 from subscriptions import terms
 from subscriptions.errors import AddonFollowsMain, IllegalTransition, InvalidTerm
-from subscriptions.families import Family, cancelled, into, renewed
-from subscriptions.lifecycle import next_term_end
+from subscriptions.families import Family, cancelled, continued, into, renewed
 from subscriptions.models import Subscription
 from subscriptions.states import ACTION_OF_STATUS, DEADLINES, Action, EndReason, Status, end_reason
 
@@ -149,10 +148,11 @@ def _would(family: Family, change: WhatIf) -> Iterator[Moment]:
         return
     if subject is not family.root:
         raise AddonFollowsMain
-    term_end = change.term_end if isinstance(change, Renewed) else next_term_end(subject)
-    if terms.aware(term_end, "term_end") > subject.term_end:
-        why = "If it is renewed then" if isinstance(change, Renewed) else "If it is paid then"
-        yield from _apply(family, Action.RENEWED, change.on, renewed(subject, term_end, change.on), why)
+    if isinstance(change, Paid):
+        yield from _apply(family, Action.RENEWED, change.on, continued(subject, change.on), "If it is paid then")
+    elif terms.aware(change.term_end, "term_end") > subject.term_end:
+        values = renewed(subject, change.term_end, change.on)
+        yield from _apply(family, Action.RENEWED, change.on, values, "If it is renewed then")
 
 
 def _apply(family: Family, action: Action, at: datetime, values: Mapping[str, object], why: str) -> Iterator[Moment]:

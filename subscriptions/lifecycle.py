@@ -41,6 +41,7 @@ from subscriptions.families import (
     by_its_dates,
     cancelled,
     consistent,
+    continued,
     into,
     renewed,
 )
@@ -176,8 +177,9 @@ def renew(
     """Extend the term to `term_end`, or by the interval of its price, and make the family ACTIVE, except that a hold
     stays. It ends a cancellation, unless the new term is said to be the last one.
 
-    A term that is over is followed by a new one that starts where it ended; one that still runs grows. The day and the
-    time of day of the anniversary are kept. A `term_end` not later than the present one changes nothing, None.
+    A term that is over is followed by a new one that starts where it ended, or, without a `term_end` and after a
+    suspension, by the one that covers `now`; one that still runs grows. The anniversary is kept. A `term_end` not later
+    than the present one changes nothing, None.
     Raises NoPrice where neither a price nor a date says how long.
     """
     with families.locked(subscription_id, now, source_id, Action.RENEWED) as family:
@@ -186,30 +188,21 @@ def renew(
         subject = family.subject
         _only_main(family)
         _alive(subject, "it cannot become ACTIVE.")
-        until = next_term_end(subject) if term_end is None else terms.aware(term_end, "term_end")
-        if until <= subject.term_end:
+        if term_end is None:
+            values = continued(subject, now)
+        elif terms.aware(term_end, "term_end") > subject.term_end:
+            values = renewed(subject, term_end, now)
+        else:
             return None
-        values = renewed(subject, until, now) | {"cancel_at_term_end": cancel_at_term_end}
+        values["cancel_at_term_end"] = cancel_at_term_end
         return family.write(Action.RENEWED, now, values, actor=actor, source_id=source_id, reason=reason)
-
-
-def next_term_end(subscription: Subscription) -> datetime:
-    """Where the next term ends by itself: one interval of the price later. Raises NoPrice."""
-    if subscription.price is None:
-        raise NoPrice
-    return terms.next_term_end(
-        subscription.term_end,
-        subscription.price,
-        anniversary=subscription.anniversary,
-        time_zone=subscription.time_zone,
-    )
 
 
 def first_term_end(tenant_id: int, plan: Plan, price: PlanPrice | None, term_start: datetime) -> datetime:
     """Where a tenant's first term ends by itself: one interval of the price after `term_start`. Raises NoPrice."""
     if price is None:
         raise NoPrice(f"The plan {plan.code} has no price that says how long a term lasts: name its end.")
-    return terms.next_term_end(term_start, price, anniversary=term_start, time_zone=_time_zone(plan, tenant_id))
+    return terms.next_term(term_start, price, anniversary=term_start, time_zone=_time_zone(plan, tenant_id))[1]
 
 
 def amend_term(

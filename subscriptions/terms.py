@@ -81,15 +81,25 @@ def months_later(instant: datetime, months: int, time_zone: str) -> datetime:
     return _on_the_clock(local.replace(year=year, month=month + 1, day=day), time_zone)
 
 
-def next_term_end(term_end: datetime, price: Price, *, anniversary: datetime, time_zone: str) -> datetime:
-    """Where a term that follows one that ends at `term_end` ends by itself: one interval of the price later.
+def next_term(
+    term_end: datetime, price: Price, *, anniversary: datetime, time_zone: str, covering: datetime | None = None
+) -> tuple[datetime, datetime]:
+    """The term of one interval of the price that follows one that ends at `term_end`; the first that covers an instant,
+    if one is given: whole intervals are left out before it then.
 
     Kept are the day and the time of day of the anniversary, month ends and leap days included: 31 January, 28 February,
     31 March; 29 February 2024, 28 February 2025, 29 February 2028.
     """
     anniversary = kept_anniversary(anniversary, term_end, time_zone)
-    months = MONTHS[price.interval] * price.interval_count
-    return months_later(anniversary, _months_between(anniversary, term_end, time_zone) + months, time_zone)
+    interval, ended = MONTHS[price.interval] * price.interval_count, _months_between(anniversary, term_end, time_zone)
+
+    def end_of(term: int) -> datetime:
+        return months_later(anniversary, ended + term * interval, time_zone)
+
+    left_out = max(0, _months_between(term_end, covering, time_zone) // interval - 1) if covering else 0
+    while covering and end_of(left_out + 1) <= covering:
+        left_out += 1
+    return end_of(left_out), end_of(left_out + 1)
 
 
 def kept_anniversary(anniversary: datetime, term_end: datetime, time_zone: str) -> datetime:

@@ -43,7 +43,7 @@ def following(first: str, price: Every, count: int, *, zone: str = "UTC") -> lis
     anniversary = end = there(first, zone)
     days = []
     for _ in range(count):
-        end = terms.next_term_end(end, price, anniversary=anniversary, time_zone=zone)
+        _, end = terms.next_term(end, price, anniversary=anniversary, time_zone=zone)
         days.append(end.astimezone(ZoneInfo(zone)).date().isoformat())
     return days
 
@@ -136,7 +136,17 @@ def test_terms_always_grow_and_the_anniversary_of_whole_months_is_kept(at: datet
     end = terms.months_later(at, months, zone)
     assert end > at
     price = Every("month")
-    assert terms.next_term_end(end, price, anniversary=at, time_zone=zone) > end
+    start, later = terms.next_term(end, price, anniversary=at, time_zone=zone)
+    assert start == end < later
+
+
+@given(at=INSTANT, gone=st.integers(0, 5000), every=st.sampled_from(["month", "year"]), count=st.integers(1, 5))
+def test_the_term_that_covers_an_instant_is_the_first_that_ends_after_it(
+    at: datetime, gone: int, every: str, count: int
+) -> None:
+    now, price = at + timedelta(days=gone), Every(every, count)
+    start, end = terms.next_term(at, price, anniversary=at, time_zone="Europe/Berlin", covering=now)
+    assert at <= start <= now < end
 
 
 # --- the anniversary -------------------------------------------------------------------------------------------------

@@ -197,19 +197,9 @@ def _idle(one: Sweeper, database: psycopg.Connection) -> list[Result]:
         database.execute("SELECT 1").fetchone()
         floor.append(perf_counter() - began)
     beside = median(floor) * 1000
-    buffers = _buffers(database, now)
+    buffers = one(now, "buffers")["buffers"]
     return [
         Result("sweep.idle", ours, beside, "ms", "a tick with nothing due; beside: SELECT 1", ours / beside, "≤ 5 ms",
                ours <= 5),
         Result("sweep.idle_buffers", buffers, None, "buffers", "that a tick with nothing due reads of a million rows"),
     ]  # fmt: skip
-
-
-def _buffers(database: psycopg.Connection, now: datetime) -> int:
-    from subscriptions.sweep import DUE
-
-    where = {"now": now, "deadline": datetime(1900, 1, 1, tzinfo=UTC), "id": 0, "limit": 5000}
-    row = database.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {DUE}".encode(), where).fetchone()
-    assert row
-    plan = row[0][0]["Plan"]
-    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
