@@ -144,7 +144,7 @@ def test_paid_in_its_grace_period_it_is_active_again() -> None:
 
 
 def test_several_things_may_be_done_and_each_at_its_own_instant() -> None:
-    cancelled_first = [Cancelled(on(2, 20), at_term_end=True), Renewed(on(1, 20), APR_1), Paid(on(2, 10))]
+    cancelled_first: list[WhatIf] = [Cancelled(on(2, 20), at_term_end=True), Renewed(on(1, 20), APR_1), Paid(on(2, 10))]
     assert said(priced(), *cancelled_first) == [
         (on(1, 20), "renewed", "If it is renewed then"),
         (on(2, 10), "renewed", "If it is paid then"),
@@ -224,7 +224,7 @@ def test_the_family_is_left_as_it_is() -> None:
     subscription(Type.ADDON, parent=main)
     family = forecasts.of_subscription(main)
     before = [dict(vars(member)) for member in (family.root, *family.addons)]
-    what_if = [Paid(on(1, 20)), Cancelled(on(2, 20), at_term_end=True)]
+    what_if: list[WhatIf] = [Paid(on(1, 20)), Cancelled(on(2, 20), at_term_end=True)]
     first = forecast(family, now=JAN_10, what_if=what_if)
     assert [dict(vars(member)) for member in (family.root, *family.addons)] == before
     assert len(what_if) == 2

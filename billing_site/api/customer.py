@@ -179,8 +179,8 @@ class AuditOfTenant(generics.ListAPIView[AuditEntry]):
         return AuditEntry.objects.filter(tenant=tenant_of(self.request)).select_related("subscription")
 
     def get_serializer_context(self) -> dict[str, Any]:
-        fake = getattr(self, "swagger_fake_view", False)
-        return super().get_serializer_context() | ({} if fake else {"catalogue": catalogue()})
+        named = {} if getattr(self, "swagger_fake_view", False) else catalogue()
+        return {**super().get_serializer_context(), "catalogue": named}
 
 
 class AuditOfSubscription(AuditOfTenant):
@@ -238,7 +238,9 @@ class EventSerializer(serializers.Serializer[Any]):
     subscription = serializers.CharField()
     what = serializers.CharField(help_text="An action as the audit names it, or the kind of a notice.")
     why = serializers.CharField()
-    source = serializers.ChoiceField([*timeline.SOURCES])
+    source = serializers.ChoiceField(  # type: ignore[assignment]  # a serializer has a source, too
+        [*timeline.SOURCES]
+    )
 
 
 class ForecastSerializer(serializers.Serializer[Any]):
@@ -252,7 +254,7 @@ class Forecast(views.APIView):
     @extend_schema(parameters=[WhatIfSerializer], responses=ForecastSerializer)
     def get(self, request: Request, number: str) -> Response:
         now = timezone.now()
-        asked = WhatIfSerializer(data=request.query_params)
+        asked = WhatIfSerializer(data=request.query_params.dict())  # not a form: what is empty is not left out
         asked.is_valid(raise_exception=True)
         subscription = asked_for(request, number)
         events = timeline.of_subscription(subscription, now=now, what_if=asked.what_if(now))
