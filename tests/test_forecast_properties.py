@@ -51,7 +51,7 @@ DEEDS = st.builds(
         ["renew", "renew by price", "cancel", "cancel", "hold", "suspend", "grace", "lift", "resume", "buy", "end"]
     ),
     which=st.integers(0, 3),
-    days=st.integers(0, 50),
+    days=st.sampled_from([0, 1, 5, 20, 50]),
     hours=HOURS,
     clock_ticks=YES_OR_NO,
 )
@@ -68,7 +68,7 @@ def term_ends(draw: Any) -> datetime:
 @st.composite
 def families(draw: Any) -> dict[str, Any]:
     return {
-        "type": draw(st.sampled_from([Type.MAIN, Type.MAIN, Type.MAIN, Type.TRIAL, Type.TEMPORARY])),
+        "type": draw(st.sampled_from([Type.MAIN] * 8 + [Type.TRIAL, Type.TEMPORARY])),
         "in_trial": draw(YES_OR_NO),
         "windows": (draw(WINDOWS), draw(WINDOWS)),
         "time_zone": draw(st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"])),
@@ -76,8 +76,8 @@ def families(draw: Any) -> dict[str, Any]:
         "has_price": draw(YES_OR_NO),
         "is_ahead": draw(st.sampled_from([False, False, False, True])),
         "term_end": draw(term_ends()),
-        "addons": draw(st.integers(0, 3)),
-        "deeds": draw(st.lists(DEEDS, max_size=6)),
+        "addons": draw(st.lists(st.sampled_from(["going on", "cancelled", "held", "both"]), max_size=3)),
+        "deeds": draw(st.lists(DEEDS, max_size=4)),
     }
 
 
@@ -116,21 +116,27 @@ class Made:
         assert started
         self.root_id = started.subscription_id
         self.members = [self.root_id]
-        for _ in range(given["addons"]):
-            self.buy()
+        for its in given["addons"]:
+            bought_one = self.buy()
+            if bought_one and its in ("cancelled", "both"):
+                attempt(lifecycle.cancel, self.members[-1], at=CancelAt.TERM_END, now=self.now)
+            if bought_one and its in ("held", "both"):
+                attempt(lifecycle.suspend, self.members[-1], hold=True, now=self.now)
         for deed in given["deeds"]:
             self.do(deed)
 
     def root(self) -> Subscription:
         return Subscription.objects.get(pk=self.root_id)
 
-    def buy(self) -> None:
+    def buy(self) -> bool:
         """An add-on that begins later, or has begun."""
         root = self.root()
         term_start = min(self.now + 10 * DAY * len(self.members), root.term_end - DAY)
         bought = Purchase(self.addon_plan, term_start, root.term_end, auto_renews=root.auto_renews)
-        if not attempt(lifecycle.start, self.tenant.pk, bought, now=self.now, parent_id=self.root_id):
+        refused = attempt(lifecycle.start, self.tenant.pk, bought, now=self.now, parent_id=self.root_id)
+        if not refused:
             self.members.append(Subscription.objects.latest("pk").pk)
+        return not refused
 
     def do(self, deed: Deed) -> None:
         self.now += timedelta(days=deed.days, hours=deed.hours)
