@@ -27,9 +27,14 @@ pytestmark = pytest.mark.django_db
 
 DAY = timedelta(days=1)
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
-# Days on which a clock somewhere is put forward or back, as days after BEGIN; and the hours (UTC) in which it is.
-CLOCKS_CHANGE = [(datetime(2026, *day, tzinfo=UTC) - BEGIN).days for day in ((3, 8), (3, 29), (10, 25), (11, 1))]
-HOURS = st.sampled_from([0, 0, 1, 1.5, 2.5, 6.5, 7.5, 23])
+# Instants that are shown by a clock that skips them, or shows them twice, if days are added on it.
+PUT_FORWARD_OR_BACK = [
+    ("Europe/Berlin", datetime(2026, 3, 29, 1, 30, tzinfo=UTC)),
+    ("Europe/Berlin", datetime(2026, 10, 25, 0, 30, tzinfo=UTC)),
+    ("America/New_York", datetime(2026, 3, 8, 7, 30, tzinfo=UTC)),
+    ("America/New_York", datetime(2026, 11, 1, 5, 30, tzinfo=UTC)),
+]
+HOURS = st.sampled_from([0, 0.5, 1.5, 5.5, 7.5, 23])
 WINDOWS = st.sampled_from([None, 0, 1, 30])
 YES_OR_NO = st.booleans()
 
@@ -58,24 +63,23 @@ DEEDS = st.builds(
 
 
 @st.composite
-def term_ends(draw: Any) -> datetime:
-    """An instant some weeks after BEGIN; often so that a window that is counted from it ends as the clocks change."""
-    change, window = draw(st.sampled_from(CLOCKS_CHANGE)), draw(st.sampled_from([0, 1, 14, 30, 60]))
-    day = draw(st.sampled_from([draw(st.integers(10, 120)), change - window, change - 1 - window]))
-    return BEGIN + timedelta(days=day, hours=draw(HOURS))
-
-
-@st.composite
 def families(draw: Any) -> dict[str, Any]:
+    grace, suspension = windows = draw(WINDOWS), draw(WINDOWS)
+    time_zone = draw(st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]))
+    term_end = BEGIN + timedelta(days=draw(st.integers(10, 120)), hours=draw(HOURS))
+    if draw(YES_OR_NO):  # its grace period or its suspension ends just then
+        time_zone, instant = draw(st.sampled_from(PUT_FORWARD_OR_BACK))
+        ends = (14 if grace is None else grace) + draw(YES_OR_NO) * (60 if suspension is None else suspension)
+        term_end = max(instant - timedelta(days=ends), BEGIN + DAY)
     return {
         "type": draw(st.sampled_from([Type.MAIN] * 8 + [Type.TRIAL, Type.TEMPORARY])),
         "in_trial": draw(YES_OR_NO),
-        "windows": (draw(WINDOWS), draw(WINDOWS)),
-        "time_zone": draw(st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"])),
+        "windows": windows,
+        "time_zone": time_zone,
         "auto_renews": draw(YES_OR_NO),
         "has_price": draw(YES_OR_NO),
         "is_ahead": draw(st.sampled_from([False, False, False, True])),
-        "term_end": draw(term_ends()),
+        "term_end": term_end,
         "addons": draw(st.lists(st.sampled_from(["going on", "cancelled", "held", "both"]), max_size=3)),
         "deeds": draw(st.lists(DEEDS, max_size=4)),
     }
@@ -295,7 +299,7 @@ def test_a_forecast_until_an_instant_is_the_beginning_of_the_whole(family: dict[
         made = Made(family)
         its = forecasts.of_subscription(made.root())
         whole = [(m.at, m.subscription.pk, m.action) for m in forecast(its, now=made.now)]
-        for until in (made.now + days * DAY for days in (0, 30, 100)):
+        for until in (made.now, made.now + 30 * DAY, *(at for at, *_ in whole[:3])):
             some = [(m.at, m.subscription.pk, m.action) for m in forecast(its, now=made.now, until=until)]
             assert some == whole[: len(some)]
             assert all(at >= until for at, *_ in whole[len(some) : len(some) + 1])
