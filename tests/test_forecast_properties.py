@@ -302,4 +302,5 @@ def test_a_forecast_until_an_instant_is_the_beginning_of_the_whole(family: dict[
         for until in (made.now, made.now + 30 * DAY, *(at for at, *_ in whole[:3])):
             some = [(m.at, m.subscription.pk, m.action) for m in forecast(its, now=made.now, until=until)]
             assert some == whole[: len(some)]
+            assert all(at < until for at, *_ in some)
             assert all(at >= until for at, *_ in whole[len(some) : len(some) + 1])
