@@ -23,6 +23,11 @@ JOBS = {
         settings.LIFECYCLE_INTERVAL_SECONDS,
         "Terms, grace periods and suspensions end by the clock.",
     ),
+    "seal the audit": Job(
+        "subscriptions.tasks.seal_audit",
+        60.0,
+        "What was sealed cannot be rewritten unnoticed: the sooner, the less is left unsealed.",
+    ),
     "schedule notices": Job(
         "notifications.tasks.schedule_notices",
         settings.LIFECYCLE_INTERVAL_SECONDS,

@@ -105,11 +105,12 @@ def _unsendable(notice: Notice, now: datetime) -> tuple[Notice.State, str] | Non
 
 
 def _said_better(notice: Notice, kind: kinds.Kind) -> bool:
-    """By a more urgent milestone of the same term, or by the same kind of news that came later."""
+    """By a more urgent milestone before the same instant, or by the same kind of news that came later."""
     others = Notice.objects.filter(subscription=notice.subscription_id)
     if not isinstance(kind, kinds.Milestone):
         return others.filter(kind=kind.name, anchor__gt=notice.anchor).exists()
-    more_urgent = [each.name for each in kinds.schedule() if each.before_term_end < kind.before_term_end]
+    ladder = [each for each in kinds.schedule() if (each.status, each.column) == (kind.status, kind.column)]
+    more_urgent = [each.name for each in ladder if each.before < kind.before]
     return others.filter(kind__in=more_urgent, anchor=notice.anchor).exists()
 
 

@@ -35,6 +35,7 @@ def letter(kind: Kind, subscription: Subscription) -> Letter:
         "number": subscription.number,
         "subscription": subscription,
         "until": _day(_until(subscription)),
+        "term_end": _day(subscription.term_end),
         "price": subscription.price and money(subscription.price),
     }
     subject, _, body = render_to_string(f"{template}.txt", context).partition("\n")
@@ -60,6 +61,8 @@ def _until(subscription: Subscription) -> datetime | None:
             return subscription.grace_end
         case Status.SUSPENDED:
             return subscription.suspension_end
+        case Status.EXPIRED:
+            return subscription.ended_at
     return subscription.term_end
 
 

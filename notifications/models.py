@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -10,7 +11,7 @@ from subscriptions.models import Subscription, Tenant
 
 
 class Notice(models.Model):
-    """One message to a tenant about one milestone of one term.
+    """One message to a tenant about one thing that happened to a subscription, or that comes near.
 
     Unique on (subscription, kind, anchor): whoever schedules may run twice, late or in parallel. The anchor is the
     instant that the message is about, so a term that moves opens a new round by itself.
@@ -20,8 +21,11 @@ class Notice(models.Model):
         PENDING = "PENDING", "Pending"  # waits for delivery, or for next_attempt_at after a failed one
         SENT = "SENT", "Sent"  # the mail server accepted it
         FAILED = "FAILED", "Failed"  # given up after the last try; can be resent
-        SUPERSEDED = "SUPERSEDED", "Superseded"  # a more urgent one about the same instant went out instead
-        CANCELLED = "CANCELLED", "Cancelled"  # no longer true when its turn came
+        SUPERSEDED = "SUPERSEDED", "Superseded"  # something more urgent, or newer, went out instead
+        CANCELLED = (
+            "CANCELLED",
+            "Cancelled",
+        )  # not true when its turn came; a milestone returns when it is true again
 
     subscription = models.ForeignKey(Subscription, on_delete=models.PROTECT, related_name="notices")
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="notices")
@@ -65,6 +69,8 @@ class AuditCursor(models.Model):
 
     reader = models.CharField(max_length=32, primary_key=True)
     transaction_id = models.BigIntegerField(default=0)
+    last_run_at = models.DateTimeField(null=True, help_text="Milestones that had passed by then have been looked for.")
+    milestones = ArrayField(models.CharField(max_length=32), default=list, help_text="Those that were looked for then.")
 
     class Meta:
         db_table = "audit_cursors"

@@ -1,86 +1,147 @@
 """From what happened and what comes near to notices: rows, nothing is sent here.
 
-Both readers may run late, twice and in parallel: a notice is unique on (subscription, kind, anchor). One family gets
-one message: its root's.
+A look costs what is new since the last one, however many subscriptions there are: audit entries that were not read
+yet, and milestones that passed meanwhile, each a range of an index. What a subscription is reminded of can change in
+two ways only, by time and by an audit entry; so both together find every subscription that has to be decided about.
+
+It may run late, twice, in parallel, and with a clock that went back: a notice is unique on (subscription, kind,
+anchor), and what is decided depends on how things are now. A milestone that was not looked for the last time (all of
+them at first; later, one that is new in the settings) is looked for from scratch: who has passed it already is told
+now, unless a more urgent one was told.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from django.db import connection
+from django.db import connection, transaction
 
 from notifications import kinds
-from notifications.models import AuditCursor
-
-# Reads every transaction once, in the order of their ids, and none that an older open one could still come before. A
-# database restored elsewhere counts its transactions anew: then everything is read again, and nothing is told twice.
-READ_AUDIT = """
-    WITH span AS (
-        SELECT CASE WHEN transaction_id > pg_current_xact_id()::text::bigint THEN 0 ELSE transaction_id END AS since,
-               horizon
-          FROM audit_cursors, (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon) AS h
-         WHERE reader = %(reader)s FOR UPDATE OF audit_cursors
-    ), told AS (
-        INSERT INTO notices (subscription_id, tenant_id, kind, anchor, state, attempts, next_attempt_at, recipients,
-                             error)
-        SELECT entry.subscription_id, entry.tenant_id, rule.kind, entry.effective_at, 'PENDING', 0, %(now)s, '[]', ''
-          FROM span
-          JOIN subscription_audit AS entry ON entry.transaction_id >= span.since AND entry.transaction_id < span.horizon
-          JOIN unnest(%(actions)s::text[], %(kinds)s::text[]) AS rule (action, kind) ON rule.action = entry.action
-          JOIN subscriptions AS s ON s.id = entry.subscription_id AND s.parent_id IS NULL
-         ORDER BY entry.id
-        ON CONFLICT (subscription_id, kind, anchor) DO NOTHING
-        RETURNING id
-    ), moved AS (
-        UPDATE audit_cursors
-           SET transaction_id = CASE span.since WHEN 0 THEN horizon ELSE greatest(span.since, horizon) END
-          FROM span WHERE reader = %(reader)s
-    )
-    SELECT count(*) FROM told"""
-
-# The most urgent milestone that has passed is told; less urgent ones that were never told are recorded as superseded.
-# A milestone that lies before the term began is none.
-MILESTONES = """
-    WITH passed AS (
-        SELECT s.id, s.tenant_id, s.term_end, rule.kind,
-               row_number() OVER (PARTITION BY s.id ORDER BY rule.seconds) AS urgency
-          FROM unnest(%(seconds)s::bigint[], %(kinds)s::text[]) AS rule (seconds, kind)
-          JOIN subscriptions AS s
-            ON s.status = 'ACTIVE' AND s.parent_id IS NULL AND s.term_end > %(now)s
-           AND s.term_end <= %(now)s + rule.seconds * interval '1 second'
-           AND s.term_start < s.term_end - rule.seconds * interval '1 second'
-         WHERE NOT EXISTS (SELECT FROM notices AS n
-                            WHERE n.subscription_id = s.id AND n.kind = rule.kind AND n.anchor = s.term_end)
-    ), told AS (
-        INSERT INTO notices (subscription_id, tenant_id, kind, anchor, state, attempts, next_attempt_at, recipients,
-                             error)
-        SELECT id, tenant_id, kind, term_end, CASE urgency WHEN 1 THEN 'PENDING' ELSE 'SUPERSEDED' END, 0, %(now)s,
-               '[]', ''
-          FROM passed ORDER BY id
-        ON CONFLICT (subscription_id, kind, anchor) DO NOTHING
-        RETURNING state
-    )
-    SELECT count(*) FILTER (WHERE state = 'PENDING') FROM told"""
+from notifications.kinds import LADDERS, ON_AUDIT, SILENT_ENDS, Milestone
 
 READER = "notices"
 
+# Every transaction is read once, in the order of their ids, and none that an older open one could still come before. A
+# database restored elsewhere counts its transactions anew: then everything is read again, and nothing is told twice.
+LOCK = """
+    INSERT INTO audit_cursors (reader, transaction_id, milestones) VALUES (%(reader)s, 0, '{}')
+    ON CONFLICT (reader) DO UPDATE SET reader = EXCLUDED.reader
+    RETURNING CASE WHEN transaction_id > pg_current_xact_id()::text::bigint THEN 0 ELSE transaction_id END,
+              pg_snapshot_xmin(pg_current_snapshot())::text::bigint, last_run_at, milestones"""
 
-def read_audit(*, now: datetime) -> int:
-    """Make notices of what the audit says happened since the last reading; how many."""
-    AuditCursor.objects.get_or_create(reader=READER)
-    actions, names = [kind.action for kind in kinds.ON_AUDIT], [kind.name for kind in kinds.ON_AUDIT]
-    return _count(READ_AUDIT, {"reader": READER, "now": now, "actions": actions, "kinds": names})
+_COLUMNS = "subscription_id, tenant_id, kind, anchor, state, attempts, next_attempt_at, recipients, error"
+_VALUES = "subscription_id, tenant_id, kind, anchor, {state}, 0, %(now)s, '[]', ''"
+
+# `entry`: a family is spoken for by its root, unless it happened to an add-on alone. That is a window, and no join of
+# `entry` with itself: after a sweep the planner does not know yet how many there are. `news`: of what one transaction
+# did to a subscription the last is told. `passed`: the most urgent milestone is told, also when it had been cancelled
+# because it was untrue for a while; less urgent ones that were never told are recorded as superseded.
+MAKE = """
+    WITH entry AS MATERIALIZED (
+        SELECT e.id, e.subscription_id, e.tenant_id, e.transaction_id, e.version, e.action, e.effective_at, e.changes,
+               s.parent_id IS NULL OR NOT bool_or(s.parent_id IS NULL) OVER family AS speaks
+          FROM subscription_audit AS e JOIN subscriptions AS s ON s.id = e.subscription_id
+         WHERE e.transaction_id >= %(since)s AND e.transaction_id < %(horizon)s
+        WINDOW family AS (PARTITION BY e.transaction_id, coalesce(s.parent_id, s.id), e.action, e.effective_at)
+    ), news AS (
+        SELECT id, subscription_id, tenant_id, rule.kind, effective_at AS anchor,
+               row_number() OVER (PARTITION BY transaction_id, subscription_id ORDER BY version DESC) AS place
+          FROM entry
+          JOIN unnest(%(actions)s::text[], %(departed)s::text[], %(kinds)s::text[]) AS rule (action, departed, kind)
+            ON rule.action = entry.action AND rule.departed = coalesce(changes->'status'->>0, '')
+         WHERE speaks AND coalesce(changes->'end_reason'->>1, '') <> ALL (%(silent)s::text[])
+    ), candidate AS (
+        SELECT subscription_id AS id FROM entry WHERE changes ?| %(columns)s::text[]
+        UNION {near}
+    ), passed AS (
+        SELECT s.id AS subscription_id, s.tenant_id, milestone.kind, milestone.anchor,
+               row_number() OVER (PARTITION BY s.id, milestone.anchor ORDER BY milestone.before) AS place
+          FROM candidate JOIN subscriptions AS s ON s.id = candidate.id AND s.parent_id IS NULL
+          JOIN LATERAL (VALUES {milestones}) AS milestone (kind, status, anchor, begins, before)
+            ON milestone.status = s.status AND milestone.anchor > %(now)s
+           AND milestone.anchor - milestone.before <= %(now)s
+           AND milestone.anchor - milestone.before > milestone.begins
+    ), told AS (
+        INSERT INTO notices ({columns})
+        SELECT {values} FROM news ORDER BY place, id
+        ON CONFLICT (subscription_id, kind, anchor) DO NOTHING
+        RETURNING state
+    ), reminded AS (
+        INSERT INTO notices ({columns})
+        SELECT {values} FROM passed
+         WHERE NOT EXISTS (SELECT FROM notices AS n
+                            WHERE n.subscription_id = passed.subscription_id AND n.kind = passed.kind
+                              AND n.anchor = passed.anchor AND (n.state <> 'CANCELLED' OR place > 1))
+         ORDER BY subscription_id
+        ON CONFLICT (subscription_id, kind, anchor) DO UPDATE
+           SET state = EXCLUDED.state, attempts = 0, next_attempt_at = EXCLUDED.next_attempt_at, error = ''
+         WHERE notices.state = 'CANCELLED'
+        RETURNING state
+    ), looked AS (
+        UPDATE audit_cursors SET transaction_id = greatest(%(since)s, %(horizon)s), last_run_at = %(now)s,
+                                 milestones = %(milestones)s::text[]
+         WHERE reader = %(reader)s
+    )
+    SELECT count(*) FILTER (WHERE state = 'PENDING') FROM (TABLE told UNION ALL TABLE reminded) AS made"""
 
 
-def pass_milestones(*, now: datetime) -> int:
-    """Make notices of the milestones before `term_end` that have passed; how many."""
+def make_notices(*, now: datetime) -> int:
+    """Make notices of what happened and what came near since the last look; how many will be sent.
+
+    Two statements: what is looked at must be younger than the lock.
+    """
     schedule = kinds.schedule()
-    seconds = [int(kind.before_term_end.total_seconds()) for kind in schedule]
-    return _count(MILESTONES, {"now": now, "seconds": seconds, "kinds": [kind.name for kind in schedule]})
-
-
-def _count(statement: str, parameters: dict[str, Any]) -> int:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
+    with transaction.atomic(savepoint=False), connection.cursor() as cursor:
+        cursor.execute(LOCK, {"reader": READER})
+        since, horizon, last_run_at, looked_for = cursor.fetchone()
+        last_runs = dict.fromkeys(looked_for, last_run_at)
+        cursor.execute(
+            _statement(schedule),
+            _news() | _ranges(schedule, last_runs, now) | {
+                "reader": READER, "now": now, "since": since, "horizon": horizon,
+                "columns": ["status", *{ladder.column for ladder in LADDERS}],
+                "milestones": [kind.name for kind in schedule],
+            },
+        )  # fmt: skip
         (count,) = cursor.fetchone()
     return int(count)
+
+
+def _news() -> dict[str, Any]:
+    rules = [(action, left, kind.name) for kind in ON_AUDIT for action, many in kind.on.items() for left in many]
+    actions, departed, names = zip(*rules, strict=True)
+    return {"actions": [*actions], "departed": [*departed], "kinds": [*names], "silent": [*SILENT_ENDS]}
+
+
+def _ranges(schedule: tuple[Milestone, ...], last_runs: dict[str, datetime], now: datetime) -> dict[str, Any]:
+    """Where each milestone's instant lies if it passed since it was last looked for and is yet to come."""
+    return {
+        key: value
+        for kind in schedule
+        for key, value in (
+            (f"{kind.name}_after", max(now, last_runs.get(kind.name, _NEVER) + kind.before)),
+            (f"{kind.name}_until", now + kind.before),
+            (f"{kind.name}_before", kind.before),
+        )
+    }
+
+
+_NEVER = datetime(1900, 1, 1, tzinfo=UTC)
+
+
+def _statement(schedule: tuple[Milestone, ...]) -> str:
+    """A range of an index per milestone, with its bounds as literals: the planner sees how little is in it."""
+    near = [
+        f"SELECT id FROM subscriptions WHERE status = '{kind.status}' AND parent_id IS NULL"
+        f" AND {kind.column} > %({kind.name}_after)s AND {kind.column} <= %({kind.name}_until)s"
+        for kind in schedule
+    ]
+    rows = [
+        f"('{kind.name}', '{kind.status}', s.{kind.column}, s.{kind.begins}, %({kind.name}_before)s)"
+        for kind in schedule
+    ]
+    return (
+        MAKE.replace("{near}", "\n        UNION ".join(near))
+        .replace("{milestones}", ", ".join(rows))
+        .replace("{columns}", _COLUMNS)
+        .replace("{values}", _VALUES.replace("{state}", "CASE place WHEN 1 THEN 'PENDING' ELSE 'SUPERSEDED' END"))
+    )

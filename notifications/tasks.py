@@ -6,15 +6,14 @@ from celery import shared_task
 from django.utils import timezone
 
 from notifications.delivery import deliver
-from notifications.schedule import pass_milestones, read_audit
+from notifications.schedule import make_notices
 
 log = logging.getLogger(__name__)
 
 
 @shared_task
 def schedule_notices() -> None:
-    now = timezone.now()
-    if made := read_audit(now=now) + pass_milestones(now=now):
+    if made := make_notices(now=timezone.now()):
         log.info("%d notices to send.", made)
         deliver_notices.delay()
 

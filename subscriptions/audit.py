@@ -34,17 +34,24 @@ Differences = dict[str, tuple[object, object]]  # column → before and after
 
 
 class Actor(str):
-    """Who caused a change: `stripe`, `clock`, `staff:12`, `member:7`."""
+    """Who caused a change: `stripe`, `clock`, `staff:12`, `member:7`; and by which request from where, if by one."""
 
-    __slots__ = ()
+    __slots__ = ("address", "request_id")
+    request_id: str
+    address: str | None
+
+    def __new__(cls, name: str, *, request_id: str = "", address: str | None = None) -> "Actor":
+        actor = super().__new__(cls, name)
+        actor.request_id, actor.address = request_id, address
+        return actor
 
     @classmethod
-    def staff(cls, user_id: int) -> "Actor":
-        return cls(f"staff:{user_id}")
+    def staff(cls, user_id: int, *, request_id: str = "", address: str | None = None) -> "Actor":
+        return cls(f"staff:{user_id}", request_id=request_id, address=address)
 
     @classmethod
-    def member(cls, member_id: int) -> "Actor":
-        return cls(f"member:{member_id}")
+    def member(cls, member_id: int, *, request_id: str = "", address: str | None = None) -> "Actor":
+        return cls(f"member:{member_id}", request_id=request_id, address=address)
 
     @classmethod
     def operator(cls, user_id: int) -> "Actor":
@@ -94,7 +101,7 @@ def write(changes: Sequence[Change], *, actor: Actor, source_id: str = "", reaso
         for position, (change, differences) in enumerate(real)
     ]
     with connection.cursor() as cursor:
-        cursor.execute(_WRITE, {"rows": json.dumps(rows), "actor": actor, "source_id": source_id, "reason": reason})
+        cursor.execute(_WRITE, _said(actor, source_id, reason) | {"rows": json.dumps(rows)})
         written = {subscription_id: row for subscription_id, *row in cursor.fetchall()}
     if len(written) != len(real):
         raise RuntimeError("A subscription moved under its lock: was the family's root locked first?")
@@ -118,16 +125,13 @@ def write_first(
     first = {f.attname: getattr(subscription, f.attname) for f in FIELDS.values()}
     differences: Differences = {column: (None, value) for column, value in first.items() if value not in (None, "")}
     born = _row(subscription, {}) | {name: getattr(subscription, name) for name in IDENTITY}
-    evidence: dict[str, str | datetime] = {
+    evidence: dict[str, Any] = {
         "row": json.dumps(born),
         "effective_at": effective_at,
-        "actor": actor,
-        "source_id": source_id,
-        "reason": reason,
         "changes": json.dumps(_changes(differences)),
     }
     with connection.cursor() as cursor:
-        cursor.execute(_WRITE_FIRST, evidence)
+        cursor.execute(_WRITE_FIRST, evidence | _said(actor, source_id, reason))
         subscription.pk, pk, recorded_at = cursor.fetchone()
     subscription.version, subscription._state.adding = 1, False
     entry = _entry(subscription, Action.STARTED, effective_at, differences, actor, source_id, reason)
@@ -138,6 +142,17 @@ def write_first(
 def check_reason(actor: Actor, reason: str) -> None:
     if actor.must_say_why and not reason.strip():
         raise ReasonMissing
+
+
+def _said(actor: Actor, source_id: str, reason: str) -> dict[str, str | None]:
+    """What all entries of one statement have in common."""
+    return {
+        "actor": actor,
+        "source_id": source_id,
+        "reason": reason,
+        "request_id": actor.request_id,
+        "address": actor.address,
+    }
 
 
 def _row(subscription: Subscription, differences: Differences) -> dict[str, object]:
@@ -173,10 +188,8 @@ def _entry(
         version=subscription.version,
         action=action,
         effective_at=effective_at,
-        actor=actor,
-        source_id=source_id,
-        reason=reason,
         changes=_changes(differences),
+        **_said(actor, source_id, reason),
     )
     entry._state.adding = False
     return entry
@@ -205,9 +218,10 @@ def _write_statement() -> str:
             RETURNING s.id, s.tenant_id, s.version
         )
         INSERT INTO subscription_audit
-               (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, changes)
+               (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, request_id,
+                address, changes)
         SELECT moved.id, moved.tenant_id, moved.version, w.action, w.effective_at,
-               %(actor)s, %(source_id)s, %(reason)s, w.changes
+               %(actor)s, %(source_id)s, %(reason)s, %(request_id)s, %(address)s::inet, w.changes
           FROM moved JOIN wanted AS w ON w.id = moved.id ORDER BY w.position
         RETURNING subscription_id, id, version, recorded_at"""
 
@@ -223,9 +237,10 @@ def _write_first_statement() -> str:
             RETURNING id, tenant_id, version
         )
         INSERT INTO subscription_audit
-               (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, changes)
+               (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, request_id,
+                address, changes)
         SELECT id, tenant_id, version, '{Action.STARTED}', %(effective_at)s, %(actor)s, %(source_id)s, %(reason)s,
-               %(changes)s::jsonb FROM born
+               %(request_id)s, %(address)s::inet, %(changes)s::jsonb FROM born
         RETURNING subscription_id, id, recorded_at"""
 
 

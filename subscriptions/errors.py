@@ -90,3 +90,9 @@ class SubscriptionNotFound(DomainError):
     """There is no such subscription."""
 
     code, http_status = "subscription_not_found", 404
+
+
+class TenantNotFound(DomainError):
+    """There is no such tenant."""
+
+    code, http_status = "tenant_not_found", 404

@@ -23,7 +23,7 @@ from subscriptions import terms
 from subscriptions.audit import Actor, Change, write
 from subscriptions.errors import SourceReused, SubscriptionNotFound
 from subscriptions.models import AuditEntry, Subscription
-from subscriptions.states import INSTANTS, TRANSITIONS, Action, EndReason, Status, Type
+from subscriptions.states import GRANTS_ACCESS, INSTANTS, TRANSITIONS, Action, EndReason, Status, Type
 
 STATE = ("status", "grace_end", "suspension_end", "on_hold")
 CALENDAR = ("anniversary", "time_zone")
@@ -70,7 +70,7 @@ class Family:
         followers = [a for a in self.addons if a.status != Status.EXPIRED] if self.subject is self.root else []
         return [
             Change(self.subject, action, at, after),
-            *(Change(addon, action, at, _following(addon, self.root, after, at)) for addon in followers),
+            *(_follower(addon, action, at, self.root, after) for addon in followers),
         ]
 
 
@@ -100,6 +100,14 @@ def locked(subscription_id: int, now: datetime, source_id: str, *actions: Action
         yield Family(root, [*addons], subject, repeated=subject.is_applied)
 
 
+def _follower(
+    addon: Subscription, action: Action, at: datetime, main: Subscription, after: Mapping[str, object]
+) -> Change:
+    values = _following(addon, main, after, at)
+    ends_alone = values["status"] == Status.EXPIRED != after["status"]
+    return Change(addon, Action.EXPIRED if ends_alone else action, at, values)
+
+
 def _following(addon: Subscription, main: Subscription, after: Mapping[str, object], at: datetime) -> dict[str, object]:
     """What an add-on's columns become when those of its MAIN become `after`."""
     if after["status"] == Status.EXPIRED:
@@ -112,8 +120,18 @@ def _following(addon: Subscription, main: Subscription, after: Mapping[str, obje
     is_lifted = main.on_hold and not after["on_hold"]  # which may lead back where no other way leads
     legal = after["status"] == addon.status or after["status"] in TRANSITIONS[Status(addon.status)]
     if (legal or is_lifted) and not addon.own_hold:
-        follows |= {name: after[name] for name in STATE}
+        follows |= as_its_main(addon, after, at)
     return consistent(addon, follows)
+
+
+def as_its_main(addon: Subscription, main: Mapping[str, object], at: datetime) -> dict[str, object]:
+    """The columns of an add-on that goes where its MAIN is. One that was cancelled does not come back from a suspension
+    that its own term did not outlast: it ends.
+    """
+    is_over = addon.cancel_at_term_end and addon.term_end <= at
+    if is_over and addon.status == Status.SUSPENDED and main["status"] in GRANTS_ACCESS:
+        return into(Status.EXPIRED, addon, at, EndReason.CANCELLED_AT_TERM_END)
+    return {name: main[name] for name in STATE}
 
 
 def consistent(subscription: Subscription, values: Mapping[str, object]) -> dict[str, object]:

@@ -165,7 +165,7 @@ def _apply(family: Family, action: Action, at: datetime, values: Mapping[str, ob
             setattr(member, column, value)
         member.version += 1
         member.next_deadline = step.at if (step := next_step(member)) else None
-        yield Moment(at, copy(member), action, why if member is family.subject else FOLLOWS)
+        yield Moment(at, copy(member), change.action, why if member is family.subject else FOLLOWS)
 
 
 def _families(subscriptions: QuerySet[Subscription]) -> list[Family]:

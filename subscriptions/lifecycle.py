@@ -33,7 +33,17 @@ from subscriptions.errors import (
     NoPrice,
     TrialUsed,
 )
-from subscriptions.families import CALENDAR, STATE, Family, by_its_dates, cancelled, consistent, into, renewed
+from subscriptions.families import (
+    CALENDAR,
+    STATE,
+    Family,
+    as_its_main,
+    by_its_dates,
+    cancelled,
+    consistent,
+    into,
+    renewed,
+)
 from subscriptions.models import AuditEntry, Plan, PlanPrice, Subscription, Tenant
 from subscriptions.numbers import new_number
 from subscriptions.states import TRANSITIONS, Action, EndReason, Status, Type
@@ -195,6 +205,13 @@ def next_term_end(subscription: Subscription) -> datetime:
     )
 
 
+def first_term_end(tenant_id: int, plan: Plan, price: PlanPrice | None, term_start: datetime) -> datetime:
+    """Where a tenant's first term ends by itself: one interval of the price after `term_start`. Raises NoPrice."""
+    if price is None:
+        raise NoPrice(f"The plan {plan.code} has no price that says how long a term lasts: name its end.")
+    return terms.next_term_end(term_start, price, anniversary=term_start, time_zone=_time_zone(plan, tenant_id))
+
+
 def amend_term(
     subscription_id: int, *, term_end: datetime, actor: Actor, now: datetime, source_id: str = "", reason: str = ""
 ) -> AuditEntry | None:
@@ -292,7 +309,8 @@ def lift_hold(
     """Return a subscription on hold to what its dates say now: TRIAL or ACTIVE while its term runs, else GRACE or
     SUSPENDED with their ends, EXPIRED only where it was cancelled at a term end that has passed.
 
-    An add-on becomes what its MAIN is; one that has no hold of its own is lifted with its MAIN: AddonFollowsMain.
+    An add-on becomes what its MAIN is, or ends where it was cancelled and its own term is over; one that has no hold
+    of its own is lifted with its MAIN: AddonFollowsMain.
     """
     with families.locked(subscription_id, now, source_id, Action.HOLD_LIFTED) as family:
         if family.repeated:
@@ -303,7 +321,7 @@ def lift_hold(
         if subject is root:
             values = by_its_dates(subject, now)
         elif subject.own_hold:
-            values = {name: getattr(root, name) for name in STATE} | {"own_hold": False}
+            values = as_its_main(subject, vars(root), now) | {"own_hold": False}
         else:
             raise AddonFollowsMain("Its main subscription is on hold: lift that hold instead.")
         return family.write(Action.HOLD_LIFTED, now, values, actor=actor, source_id=source_id, reason=reason)

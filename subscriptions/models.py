@@ -16,6 +16,8 @@ from subscriptions.states import DEADLINES, GRANTS_ACCESS, LIVE, Action, EndReas
 # A family moves together with its root; only an add-on that was cancelled ends by itself.
 STEPS_BY_ITSELF = Q(parent__isnull=True) | Q(cancel_at_term_end=True)
 
+THIS_TRANSACTION = Cast(Cast(models.Func(function="pg_current_xact_id"), models.TextField()), models.BigIntegerField())
+
 
 def known_time_zone(name: str) -> None:
     if name not in available_timezones():
@@ -135,16 +137,18 @@ class Subscription(models.Model):
     without its audit entry (the trigger is in migration 0002).
     """
 
-    number = models.CharField(max_length=20, unique=True, help_text="The public identifier: SUB-YYYYMMDD-XXXXX.")
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="subscriptions")
+    # Every status change writes to every index of its row: none here that another one covers or nobody reads.
+    number = models.CharField(max_length=20, help_text="The public identifier: SUB-YYYYMMDD-XXXXX.")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="subscriptions", db_index=False)
     parent = models.ForeignKey(
-        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="addons",
+        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="addons", db_index=False,
         help_text="The main subscription of an add-on: the root of its family.",
     )  # fmt: skip
-    plan = models.ForeignKey(Plan, on_delete=models.PROTECT, related_name="subscriptions")
+    plan = models.ForeignKey(Plan, on_delete=models.PROTECT, related_name="subscriptions", db_index=False)
     price = models.ForeignKey(
-        PlanPrice, null=True, blank=True, on_delete=models.PROTECT, related_name="+", help_text="What a renewal costs."
-    )
+        PlanPrice, null=True, blank=True, on_delete=models.PROTECT, related_name="+", db_index=False,
+        help_text="What a renewal costs.",
+    )  # fmt: skip
     type = models.CharField(max_length=16, choices=Type.choices)
     status = models.CharField(max_length=16, choices=Status.choices)
     term_start = models.DateTimeField(help_text="The first instant that is paid for.")
@@ -203,11 +207,16 @@ class Subscription(models.Model):
         indexes: ClassVar = [
             # used by: sweep.advance
             models.Index(name="subscriptions_due", fields=["next_deadline", "id"], condition=STEPS_BY_ITSELF),
-            # used by: notifications.schedule, milestones before term_end
+            # used by: notifications.schedule, one each for the milestones of kinds.LADDERS
             models.Index(name="subscriptions_ending", fields=["term_end"], condition=Q(status=Status.ACTIVE)),
+            models.Index(name="subscriptions_grace_ending", fields=["grace_end"], condition=Q(status=Status.GRACE)),
+            models.Index(name="subscriptions_trial_ending", fields=["term_end"], condition=Q(status=Status.TRIAL)),
             models.Index(name="subscriptions_of_tenant", fields=["tenant", "-id"]),
+            # used by: families, sweep
+            models.Index(name="addons_of_main", fields=["parent"], condition=Q(parent__isnull=False)),
         ]
         constraints: ClassVar = [
+            models.UniqueConstraint(name="one_subscription_per_number", fields=["number"]),
             models.CheckConstraint(
                 name="an_addon_has_a_parent_and_nothing_else_has",
                 condition=Q(type=Type.ADDON, parent__isnull=False) | (~Q(type=Type.ADDON) & Q(parent__isnull=True)),
@@ -217,7 +226,11 @@ class Subscription(models.Model):
                 fields=["tenant"],
                 condition=Q(type=Type.MAIN, status__in=sorted(LIVE)),
             ),
-            models.UniqueConstraint(name="one_trial_per_tenant_unless_granted", fields=["tenant", "trial_ordinal"]),
+            models.UniqueConstraint(
+                name="one_trial_per_tenant_unless_granted",
+                fields=["tenant", "trial_ordinal"],
+                condition=Q(trial_ordinal__isnull=False),
+            ),
             models.CheckConstraint(
                 name="a_trial_is_counted", condition=~Q(type=Type.TRIAL) | Q(trial_ordinal__isnull=False)
             ),
@@ -282,8 +295,8 @@ class SetAside(models.Model):
 class AuditEntry(models.Model):
     """One thing that happened to one subscription. Append-only: the database refuses UPDATE, DELETE and TRUNCATE."""
 
-    subscription = models.ForeignKey(Subscription, on_delete=models.PROTECT, related_name="audit")
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+")
+    subscription = models.ForeignKey(Subscription, on_delete=models.PROTECT, related_name="audit", db_index=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+", db_index=False)
     version = models.PositiveIntegerField(help_text="The subscription's version that this entry is the evidence of.")
     action = models.CharField(max_length=32, choices=Action.choices)
     effective_at = models.DateTimeField(help_text="When it became true.")
@@ -291,9 +304,13 @@ class AuditEntry(models.Model):
     actor = models.CharField(max_length=64, help_text="Who: staff:12, member:7, stripe, clock, apikey:3.")
     source_id = models.CharField(max_length=255, blank=True, help_text="What caused it: an event id, a request id.")
     reason = models.TextField(blank=True)
+    request_id = models.CharField(
+        max_length=64, blank=True, default="", db_default="", help_text="The web request that caused it, if one did."
+    )
+    address = models.GenericIPAddressField(null=True, blank=True, help_text="Where that request came from.")
     changes = models.JSONField(help_text="Column → [before, after].")
     transaction_id = models.BigIntegerField(
-        db_default=Cast(Cast(models.Func(function="pg_current_xact_id"), models.TextField()), models.BigIntegerField()),
+        db_default=THIS_TRANSACTION,
         editable=False,
         help_text="The database transaction that wrote it: readers that must miss nothing wait until it is over.",
     )
@@ -305,6 +322,9 @@ class AuditEntry(models.Model):
         indexes: ClassVar = [
             models.Index(name="audit_of_tenant", fields=["tenant", "-id"]),
             models.Index(name="audit_by_transaction", fields=["transaction_id", "id"]),
+            # used by: the admin's page of a Stripe event. The unique ones below begin with the subscription, or hold
+            # beginnings only.
+            models.Index(name="audit_by_source", fields=["source_id"], condition=~Q(source_id="")),
         ]
         constraints: ClassVar = [
             models.UniqueConstraint(name="one_audit_entry_per_version", fields=["subscription", "version"]),
@@ -323,3 +343,37 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.subscription_id} v{self.version}: {self.get_action_display()}"
+
+
+class AuditSeal(models.Model):
+    """A closed range of the audit, sealed: it chains to the seal before. Append-only. What it holds: `seals`."""
+
+    number = models.BigIntegerField(primary_key=True, help_text="1, 2, 3, … without a gap.")
+    era = models.BigIntegerField(
+        help_text="The number of the first seal since transactions were last counted anew: a restore begins an era."
+    )
+    cluster = models.BigIntegerField(
+        null=True, help_text="The database cluster that counted the transactions; empty for what was found restored."
+    )
+    after_transaction_id = models.BigIntegerField(help_text="The range begins after this place…")
+    after_id = models.BigIntegerField()
+    until_transaction_id = models.BigIntegerField(help_text="…and ends with this one: both are of their era.")
+    until_id = models.BigIntegerField()
+    greatest_id = models.BigIntegerField(help_text="The greatest id of an entry sealed in this era so far.")
+    count = models.PositiveIntegerField(help_text="How many entries.")
+    entries = models.BinaryField(help_text="For each entry, in order: its id (8 bytes) and its digest (32).")
+    salt = models.BinaryField(help_text="Makes the nonces, so that nobody can guess an entry from its digest.")
+    sealed_at = models.DateTimeField()
+    previous = models.CharField(max_length=64, help_text="The digest of the seal before; zeros in the first.")
+    digest = models.CharField(max_length=64, help_text="SHA-256 over all of this but the salt.")
+
+    class Meta:
+        db_table = "audit_seals"
+        ordering: ClassVar = ["number"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="a_seal_is_followed_by_one", fields=["previous"]),
+            models.CheckConstraint(name="a_seal_has_entries", condition=Q(count__gt=0)),
+        ]
+
+    def __str__(self) -> str:
+        return f"Seal {self.number}"

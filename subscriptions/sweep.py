@@ -191,7 +191,7 @@ def _entered(s: str) -> str:
         f"CASE step.status WHEN '{status}' THEN {_instant(status, s, at)} END AS {rule.column}"
         for status, rule in INSTANTS.items()
     ]
-    return f"{s}.id, {at} AS at, step.action, step.status, {', '.join(instants)}, step.end_reason"
+    return f"{s}.id, {at} AS at, step.action, step.status, {', '.join(instants)}, step.end_reason, {s} AS was"
 
 
 def _move_statement() -> str:
@@ -203,8 +203,8 @@ def _move_statement() -> str:
     legal = [(was, becomes) for was, nexts in TRANSITIONS.items() for becomes in sorted({was, *nexts})]
     copied = ", ".join(f"root_step.{rule.column}" for rule in INSTANTS.values())
     changed = ", ".join(
-        f"'{column}', CASE WHEN was.{column} IS DISTINCT FROM becomes.{column}"
-        f" THEN jsonb_build_array(was.{column}, becomes.{column}) END"
+        f"'{column}', CASE WHEN (was).{column} IS DISTINCT FROM becomes.{column}"
+        f" THEN jsonb_build_array((was).{column}, becomes.{column}) END"
         for column in COLUMNS
     )
     return f"""
@@ -216,22 +216,22 @@ def _move_statement() -> str:
               JOIN step ON (step.was, step.is_cancelled) = (s.status, s.cancel_at_term_end)
              WHERE s.id = ANY(%(roots)s) AND s.next_deadline <= %(now)s
         ), addon AS MATERIALIZED (
-            SELECT s.*, root.next_deadline AS root_deadline,
+            SELECT s, root.next_deadline AS root_deadline,
                    s.cancel_at_term_end AND s.next_deadline <= %(now)s AS is_due
               FROM subscriptions AS s JOIN subscriptions AS root ON root.id = s.parent_id
              WHERE s.parent_id = ANY(%(roots)s) AND s.status <> '{Status.EXPIRED}'
         ), own_step AS (  -- an add-on that was cancelled ends by itself, unless its main subscription steps first
-            SELECT {_entered("s")}
-              FROM addon AS s JOIN plans ON plans.id = s.plan_id
-              JOIN step ON (step.was, step.is_cancelled) = (s.status, s.cancel_at_term_end)
-             WHERE s.is_due AND (s.root_deadline IS NULL OR s.next_deadline <= s.root_deadline)
+            SELECT {_entered("(s)")}
+              FROM addon JOIN plans ON plans.id = (s).plan_id
+              JOIN step ON (step.was, step.is_cancelled) = ((s).status, (s).cancel_at_term_end)
+             WHERE is_due AND (root_deadline IS NULL OR (s).next_deadline <= root_deadline)
         ), following AS (
-            SELECT s.id, root_step.at, root_step.action, root_step.status, {copied},
-                   CASE root_step.status WHEN '{Status.EXPIRED}' THEN '{EndReason.MAIN_ENDED}' ELSE '' END AS end_reason
-              FROM addon AS s JOIN root_step ON root_step.id = s.parent_id
-              JOIN legal ON (legal.was, legal.becomes) = (s.status, root_step.status)
-             WHERE s.id NOT IN (SELECT id FROM own_step)
-               AND (NOT s.own_hold OR root_step.status = '{Status.EXPIRED}')
+            SELECT (s).id, root_step.at, root_step.action, root_step.status, {copied},
+                   CASE root_step.status WHEN '{Status.EXPIRED}' THEN '{EndReason.MAIN_ENDED}' ELSE '' END, s
+              FROM addon JOIN root_step ON root_step.id = (s).parent_id
+              JOIN legal ON (legal.was, legal.becomes) = ((s).status, root_step.status)
+             WHERE (s).id NOT IN (SELECT id FROM own_step)
+               AND (NOT (s).own_hold OR root_step.status = '{Status.EXPIRED}')
         ), becomes AS (
             SELECT *, false AS on_hold, false AS own_hold
               FROM (SELECT *, 1 AS rank FROM root_step UNION ALL SELECT *, 0 FROM own_step
@@ -239,10 +239,9 @@ def _move_statement() -> str:
         ), written AS (
             INSERT INTO subscription_audit (subscription_id, tenant_id, version, action, effective_at, actor,
                                             source_id, reason, changes)
-            SELECT was.id, was.tenant_id, was.version + 1, becomes.action, becomes.at, '{CLOCK}', '', '',
+            SELECT id, (was).tenant_id, (was).version + 1, action, at, '{CLOCK}', '', '',
                    jsonb_strip_nulls(jsonb_build_object({changed}))
-              FROM becomes JOIN subscriptions AS was ON was.id = becomes.id
-             ORDER BY becomes.at, becomes.rank, becomes.id
+              FROM becomes ORDER BY at, rank, id
             RETURNING id
         ), moved AS (
             UPDATE subscriptions AS s

@@ -12,9 +12,10 @@ from tests.stripe_sandbox.client import Sandbox
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
-    """Tests that commit are cleaned up with TRUNCATE, which the audit refuses: only here, only in test databases."""
+    """Tests that commit are cleaned up with TRUNCATE, which the audit and its seals refuse: only in test databases."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         cursor.execute("ALTER TABLE subscription_audit DISABLE TRIGGER the_audit_is_never_emptied")
+        cursor.execute("ALTER TABLE audit_seals DISABLE TRIGGER seals_are_never_emptied")
 
 
 def _empty_filled_tables(test: TransactionTestCase) -> None:
@@ -26,9 +27,10 @@ def _empty_filled_tables(test: TransactionTestCase) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(" UNION ALL ".join(f"SELECT '{t}' WHERE EXISTS (SELECT FROM {t})" for t in sorted(tables)))
         filled = {table for (table,) in cursor.fetchall()}
-        if "subscription_audit" in filled:
-            cursor.execute("TRUNCATE subscription_audit")
-        for table in sorted(filled - {"subscription_audit"}):  # slot_assignments come before tier_allocations
+        append_only = {"subscription_audit", "audit_seals"}
+        for table in sorted(filled & append_only):
+            cursor.execute(f"TRUNCATE {table}")
+        for table in sorted(filled - append_only):  # slot_assignments come before tier_allocations
             cursor.execute(f"DELETE FROM {table}")
 
 

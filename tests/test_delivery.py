@@ -19,7 +19,7 @@ from notifications.models import Notice
 from subscriptions import lifecycle
 from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import PlanPrice, Subscription
-from subscriptions.states import Type
+from subscriptions.states import EndReason, Type
 from tests.builders import ALICE, FEB_1, JAN_1, PlanFactory, PlanPriceFactory, TenantFactory, subscription
 from tests.history import advance, at_once, by, in_state, on
 from tests.test_notices import committed  # noqa: F401
@@ -400,13 +400,126 @@ def test_the_letter_about_a_hold_promises_nothing_that_a_payment_could_do() -> N
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("kind", ["renewal_30", "grace_started", "suspended"])
-@pytest.mark.parametrize("state", ["ACTIVE", "GRACE", "SUSPENDED", "HOLD"])
-def test_both_parts_of_a_letter_say_the_same(kind: str, state: str) -> None:
-    words_ = words(in_state(state), kind)
+def test_the_letter_about_the_suspension_of_an_addon_does_not_speak_of_all_devices() -> None:
+    main = bought()
+    addon = subscription(Type.ADDON, parent=main)
+    lifecycle.suspend(addon.pk, hold=True, **by(on(1, 5)))
+    assert paragraphs(words(addon, "suspended").text)[1] == (
+        f"{addon.number} is suspended. What it adds is withheld now.\n"
+        "Nothing has been deleted. Please contact us to lift the suspension."
+    )
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("why", "said"),
+    [
+        (EndReason.CANCELLED, ", as you asked."),
+        (EndReason.CANCELLED_AT_TERM_END, ", as you asked."),
+        (EndReason.SUSPENSION_OVER, ": no payment has reached us while it was suspended."),
+        (EndReason.NEVER_PAID, ": its first payment has never reached us."),
+    ],
+)
+def test_the_letter_about_an_end_says_why(why: EndReason, said: str) -> None:
+    s = bought()
+    lifecycle.expire(s.pk, why=why, **by(on(1, 5)))
+    assert words(s, "expired").subject == f"{s.number} (Fleet) has ended"
+    assert paragraphs(words(s, "expired").text)[1] == (
+        f"{s.number} ended on 5 January 2026, 00:00 UTC{said}\n"
+        "Your devices are no longer served. You can buy a new subscription at any time."
+    )
+
+
+@pytest.mark.django_db
+def test_the_letter_about_a_return_says_until_when() -> None:
+    s = bought()
+    lifecycle.suspend(s.pk, **by(on(1, 5)))
+    lifecycle.activate(s.pk, **by(on(1, 6)))
+    assert words(s, "reactivated").subject == f"{s.number} (Fleet) is active again"
+    assert paragraphs(words(s, "reactivated").text)[1] == (
+        f"{s.number} is active again. Your devices are served.\nIts term runs until 1 February 2026, 00:00 UTC."
+    )
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("hold", "last", "said"),
+    [
+        (False, False, ".\nYou need not do anything."),
+        (False, True, ". It ends then, as you asked.\nYou need not do anything."),
+        (True, False, ".\nService stays suspended. Please contact us to lift the suspension."),
+    ],
+)
+def test_the_letter_about_a_renewal_says_until_when(hold: bool, last: bool, said: str) -> None:
+    s = bought()
+    if hold:
+        lifecycle.suspend(s.pk, hold=True, **by(on(1, 5)))
+    lifecycle.renew(s.pk, term_end=on(3, 1), cancel_at_term_end=last, **by(on(1, 6)))
+    assert words(s, "renewed").subject == f"{s.number} (Fleet) is renewed until 1 March 2026, 00:00 UTC"
+    assert paragraphs(words(s, "renewed").text)[1] == f"{s.number} is renewed until 1 March 2026, 00:00 UTC{said}"
+
+
+@pytest.mark.django_db
+def test_the_letter_about_the_end_of_a_grace_period_says_what_comes_then() -> None:
+    s = bought()
+    advance(FEB_1)
+    assert words(s, "grace_ending_3").subject == f"{s.number} (Fleet) will be suspended on 15 February 2026, 00:00 UTC"
+    assert paragraphs(words(s, "grace_ending_3").text)[1] == (
+        f"No payment for {s.number} has reached us yet. Your service goes on until 15 February 2026, 00:00 UTC.\n"
+        "If no payment arrives by then, service will be suspended."
+    )
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("auto_renews", "cancelled", "said"),
+    [
+        (False, False, ". Please buy a subscription before then, so that your devices are served without a break."),
+        (True, False, ". It will go on by itself as a paid subscription."),
+        (True, True, ", as you asked. You can undo this until then."),
+    ],
+)
+def test_the_letter_about_the_end_of_a_trial_says_what_comes_then(
+    auto_renews: bool, cancelled: bool, said: str
+) -> None:
+    s = in_state("TRIAL", auto_renews=auto_renews)
+    if cancelled:
+        lifecycle.cancel(s.pk, at=CancelAt.TERM_END, **by(on(1, 5)))
+    assert words(s, "trial_ending_7").subject.startswith(f"The trial {s.number} (")
+    assert paragraphs(words(s, "trial_ending_7").text)[1] == (
+        f"The trial {s.number} ends on 1 February 2026, 00:00 UTC{said}"
+    )
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("kind", [*kinds.ON_AUDIT, *kinds.LADDERS], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("type", [Type.MAIN, Type.TRIAL, Type.ADDON])
+@pytest.mark.parametrize("state", ["ACTIVE", "CANCELLED", "TRIAL", "GRACE", "SUSPENDED", "HOLD", "EXPIRED"])
+def test_both_parts_of_a_letter_say_the_same(kind: kinds.OnAudit | kinds.Ladder, state: str, type: Type) -> None:
+    found = kind if isinstance(kind, kinds.OnAudit) else kind.milestones()[0]
+    s = in_state(state)
+    s.type = type
+    words_ = letter(found, s)
     html = " ".join(stripped(words_.html).split())
     greeting, body, *_ = paragraphs(words_.text)
     assert " ".join([words_.subject, greeting, *body.split()]) in html
+
+
+@pytest.mark.django_db
+def test_an_end_that_is_history_is_not_told(mailbox: Mailbox) -> None:
+    s = in_state("EXPIRED")
+    notice(s, kind="expired", anchor=on(1, 5))
+    assert (deliver(on(1, 5) + kinds.NEWS_FOR), mailbox.files()) == (["CANCELLED"], [])
+
+
+@pytest.mark.django_db
+def test_the_reminder_of_a_grace_period_does_not_supersede_that_of_a_term(mailbox: Mailbox, settings: Any) -> None:
+    settings.NOTICE_DAYS = [30]
+    s = in_state("GRACE")
+    lifecycle.activate(s.pk, **by(on(1, 6)))
+    notice(s, kind="grace_ending_3")
+    notice(s, kind="renewal_30")
+    assert deliver() == ["CANCELLED", "SENT"]
 
 
 def stripped(html: str) -> str:

@@ -108,8 +108,8 @@ def test_a_purchase_lives_and_ends_with_each_step_told_and_explained(running: Se
         (stripe.pay, Status.ACTIVE, ""),
         (stripe.fail, Status.GRACE, "grace_started"),
         (stripe.unpaid, Status.SUSPENDED, "suspended"),
-        (stripe.pay, Status.ACTIVE, ""),
-        (stripe.cancel, Status.EXPIRED, ""),
+        (stripe.pay, Status.ACTIVE, "reactivated"),
+        (stripe.cancel, Status.EXPIRED, "expired"),
     ):
         happens(waiting["id"])
         arrives(status)

@@ -240,13 +240,13 @@ class SetAsideAdmin(ReadOnly, Found):
 class AuditEntryAdmin(ReadOnly, Found):
     list_display = ("effective", "of_subscription", "of_tenant", "action", "actor", "source", "reason")
     list_filter = ("action",)
-    search_fields = ("subscription__number", "source_id", "actor")
-    search_help_text = "Subscription number, source (event id), or actor"
+    search_fields = ("subscription__number", "source_id", "actor", "request_id")
+    search_help_text = "Subscription number, source (event id), actor, or request id"
     list_select_related = ("subscription", "tenant")
     ordering = ("-id",)
     fields = readonly_fields = (
         "of_subscription", "of_tenant", "version", "action", "effective_at", "recorded_at", "actor", "source",
-        "reason", "changed",
+        "reason", "web_request", "from_where", "changed",
     )  # fmt: skip
 
     @display(description="Effective (UTC)")
@@ -264,6 +264,14 @@ class AuditEntryAdmin(ReadOnly, Found):
     @display(description="Source")
     def source(self, entry: AuditEntry) -> str:
         return source_link(entry)
+
+    @display(description="Request")
+    def web_request(self, entry: AuditEntry) -> str:
+        return entry.request_id or "–"
+
+    @display(description="Address")
+    def from_where(self, entry: AuditEntry) -> str:
+        return entry.address or "–"
 
     @display(description="Changes")
     def changed(self, entry: AuditEntry) -> str:

@@ -119,7 +119,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='subscription',
-            constraint=models.UniqueConstraint(fields=('tenant', 'trial_ordinal'), name='one_trial_per_tenant_unless_granted'),
+            constraint=models.UniqueConstraint(condition=models.Q(('trial_ordinal__isnull', False)), fields=('tenant', 'trial_ordinal'), name='one_trial_per_tenant_unless_granted'),
         ),
         migrations.AddConstraint(
             model_name='subscription',

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from notifications.delivery import deliver, outlook
 from notifications.models import Notice
-from notifications.schedule import pass_milestones, read_audit
+from notifications.schedule import make_notices
 from subscriptions.management.arguments import add_dry_run, add_now
 
 
@@ -26,7 +26,7 @@ class Command(BaseCommand):
 
         failed = count = 0
         with transaction.atomic() if dry_run else nullcontext():
-            made = read_audit(now=clock()) + pass_milestones(now=clock())
+            made = make_notices(now=clock())
             for notice in outlook(now=clock()) if dry_run else deliver(now=clock, limit=100_000):
                 count += 1
                 failed += bool(notice.error)

@@ -7,7 +7,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from subscriptions.management.arguments import add_dry_run, add_now
-from subscriptions.models import AuditEntry
+from subscriptions.management.lines import line
 from subscriptions.sweep import advance, set_aside
 
 
@@ -35,11 +35,3 @@ class Command(BaseCommand):
             self.stderr.write(f"{family.root.number} is set aside since {family.since.isoformat()}: {family.error}")
         if stuck:
             raise CommandError(f"{len(stuck)} {'family' if len(stuck) == 1 else 'families'} could not be moved.")
-
-
-def line(entry: AuditEntry) -> str:
-    """`SUB-20260101-ABCDE  ACTIVE → GRACE  effective 2026-02-01T00:00:00+00:00  grace_end 2026-02-15T00:00:00+00:00`"""
-    changes = dict(entry.changes)
-    before, after = changes.pop("status", (entry.subscription.status,) * 2)
-    rest = "".join(f"  {column} {new}" for column, (_, new) in changes.items() if new not in (None, ""))
-    return f"{entry.subscription.number}  {before} → {after}  effective {entry.effective_at.isoformat()}{rest}"
