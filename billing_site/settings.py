@@ -275,6 +275,7 @@ UNFOLD = {
                 "items": [
                     page("Tenants", "subscriptions_tenant", "domain"),
                     page("Subscriptions", "subscriptions_subscription", "event_repeat"),
+                    page("Set aside", "subscriptions_setaside", "report"),
                     page("Audit", "subscriptions_auditentry", "history"),
                     page("Notices", "notifications_notice", "mail"),
                     page("Plans", "subscriptions_plan", "sell"),

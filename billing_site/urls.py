@@ -17,6 +17,10 @@ api = [
     path("customer/billing/status", customer.BillingStatus.as_view(), name="billing_status"),
     path("customer/billing/subscriptions", customer.SubscriptionList.as_view(), name="billing_subscriptions"),
     path("customer/subscriptions", customer.SubscriptionList.as_view(), name="subscriptions"),
+    path("customer/subscriptions/<slug:number>", customer.SubscriptionDetail.as_view(), name="subscription"),
+    path("customer/subscriptions/<slug:number>/audit", customer.AuditOfSubscription.as_view(), name="audit"),
+    path("customer/subscriptions/<slug:number>/forecast", customer.Forecast.as_view(), name="forecast"),
+    path("customer/subscription/audit", customer.AuditOfTenant.as_view(), name="audit_of_tenant"),
 ]
 
 urlpatterns = [

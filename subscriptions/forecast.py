@@ -93,17 +93,18 @@ def of_tenant(tenant_id: int) -> list[Family]:
 def forecast(
     family: Family, *, now: datetime, until: datetime | None = None, what_if: Sequence[WhatIf] = ()
 ) -> list[Moment]:
-    """Everything that will happen to the members of a family up to `until`, in order, if nobody does anything but
+    """Everything that will happen to the members of a family before `until`, in order, if nobody does anything but
     `what_if` to its subject. What is overdue at `now` comes first, at its own instant. The family is left as it is.
 
     Raises InvalidTerm for a `what_if` in the past, and what the verb would raise at its instant.
     """
+    terms.aware(now, "now")
     until = terms.aware(until or terms.LATEST, "until")
     for change in what_if:
-        if terms.aware(change.on, "on") < terms.aware(now, "now"):
+        if terms.aware(change.on, "on") < now:
             raise InvalidTerm(f"What if, on {change.on.isoformat()}? That has passed.")
     moments = _play(_copied(family), sorted(what_if, key=lambda change: change.on), now)
-    return [*takewhile(lambda moment: moment.at <= until, moments)]
+    return [*takewhile(lambda moment: moment.at < until, moments)]
 
 
 def _play(family: Family, what_if: list[WhatIf], now: datetime) -> Iterator[Moment]:
@@ -124,7 +125,7 @@ def _play(family: Family, what_if: list[WhatIf], now: datetime) -> Iterator[Mome
             )
         elif passes == first:
             step, member = min(_clock(family), key=lambda pair: pair[0].at)
-            moving = family if member is family.root else Family(family.root, [], subject=member)
+            moving = Family(family.root, family.addons if member is family.root else [], subject=member)
             why = WHY_ENDED[step.end_reason] if step.end_reason else WHY[step.status]
             values = into(step.status, member, step.at, step.end_reason)
             yield from _apply(moving, ACTION_OF_STATUS[step.status], step.at, values, why)
@@ -140,15 +141,14 @@ def _clock(family: Family) -> list[tuple[Step, Subscription]]:
 
 def _would(family: Family, change: WhatIf) -> Iterator[Moment]:
     subject = family.subject
+    if subject is not family.root and not isinstance(change, Cancelled):
+        raise AddonFollowsMain
     if subject.status == Status.EXPIRED:
         raise IllegalTransition(f"{subject.number} would be EXPIRED on {change.on.isoformat()}.")
     if isinstance(change, Cancelled):
         action, values = cancelled(subject, change.on, at_term_end=change.at_term_end)
         yield from _apply(family, action, change.on, values, "If it is cancelled then")
-        return
-    if subject is not family.root:
-        raise AddonFollowsMain
-    if isinstance(change, Paid):
+    elif isinstance(change, Paid):
         yield from _apply(family, Action.RENEWED, change.on, continued(subject, change.on), "If it is paid then")
     elif terms.aware(change.term_end, "term_end") > subject.term_end:
         values = renewed(subject, change.term_end, change.on)
@@ -159,10 +159,12 @@ def _apply(family: Family, action: Action, at: datetime, values: Mapping[str, ob
     for change in family.changes(action, at, values):
         if not change.differences:
             continue
+        member = change.subscription
         for column, (_, value) in change.differences.items():
-            setattr(change.subscription, column, value)
-        is_following = change.subscription is not family.subject
-        yield Moment(at, copy(change.subscription), change.action, FOLLOWS if is_following else why)
+            setattr(member, column, value)
+        member.version += 1
+        member.next_deadline = step.at if (step := next_step(member)) else None
+        yield Moment(at, copy(member), change.action, why if member is family.subject else FOLLOWS)
 
 
 def _families(subscriptions: QuerySet[Subscription]) -> list[Family]:

@@ -1,5 +1,6 @@
 """The back office: everything is found and explained there; what has a history is not edited there."""
 
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any
 
@@ -15,7 +16,7 @@ from notifications.models import Notice
 from subscriptions import lifecycle
 from subscriptions.audit import STRIPE
 from subscriptions.lifecycle import Purchase
-from subscriptions.models import AuditEntry, Plan, Subscription, Tenant
+from subscriptions.models import AuditEntry, Plan, SetAside, Subscription, Tenant
 from subscriptions.states import Type
 from tests.builders import FEB_1, JAN_1, MAR_1, PlanFactory, PlanPriceFactory, TenantFactory, subscription
 from tests.history import advance, by, nothing_changes, on
@@ -23,7 +24,8 @@ from webhooks.models import StripeEvent, StripeLink, StripePrice
 
 pytestmark = pytest.mark.django_db
 
-WITH_HISTORY: list[type[Model]] = [Subscription, AuditEntry, Notice, StripeEvent, StripeLink]
+FAR = datetime(2099, 1, 1, tzinfo=UTC)
+WITH_HISTORY: list[type[Model]] = [Subscription, AuditEntry, SetAside, Notice, StripeEvent, StripeLink]
 SHOWN: list[type[Model]] = [*WITH_HISTORY, Tenant, Plan, StripePrice, User]
 
 
@@ -58,6 +60,7 @@ def one_of_everything(number: int) -> None:
     Notice.objects.create(subscription=s, tenant=s.tenant, kind="renewal_30", anchor=FEB_1, next_attempt_at=JAN_1)
     event(f"evt_{number}", stripe_subscription_id=f"sub_{number}")
     StripeLink.objects.create(pk=f"sub_{number}", subscription=s)
+    SetAside.objects.create(root=s, error="refused", since=JAN_1, retry_at=JAN_1)
     StripePrice.objects.create(pk=f"price_{number}", plan_price=PlanPriceFactory.create())
 
 
@@ -188,6 +191,31 @@ def test_the_audit_trail_stands_on_the_subscriptions_page_and_leads_to_the_strip
         assert said in page
     back = alice.get(url(StripeEvent, "change", "evt_paid")).content.decode()
     assert f'href="{url(Subscription, "change", entry.subscription_id)}"' in back
+
+
+def test_what_comes_stands_on_the_subscriptions_page(alice: Client) -> None:
+    main = subscription(term=(JAN_1, FAR))
+    addon = subscription(Type.ADDON, parent=main, term=(JAN_1, FAR))
+    page = alice.get(url(Subscription, "change", main.pk)).content.decode()
+    for said in (
+        f"2098-12-02 00:00:00 {main.number}: notice <b>renewal_30</b>. Its term end comes near: 1 January 2099",
+        f"2099-01-01 00:00:00 {main.number}: deadline <b>grace_started</b>. The term is over and not renewed",
+        f"2099-01-01 00:00:00 {addon.number}: deadline <b>grace_started</b>. Its main subscription does",
+    ):
+        assert said in page
+
+
+def test_a_family_that_the_clock_cannot_move_is_listed_and_its_pages_warn(alice: Client) -> None:
+    main, other = subscription(), subscription()
+    addon = subscription(Type.ADDON, parent=main)
+    SetAside.objects.create(root=main, error="term_end <never>", since=FEB_1, retry_at=MAR_1)
+    said = "The clock cannot move this family since 2026-02-01 00:00:00 UTC: term_end &lt;never&gt;"
+    pages = [alice.get(url(Subscription, "change", s.pk)).content.decode() for s in (main, addon, other)]
+    assert [said in page for page in pages] == [True, True, False]
+    listed = alice.get(url(SetAside, "changelist")).content.decode()
+    assert main.number in listed
+    assert "term_end &lt;never&gt;" in listed
+    assert other.number not in listed
 
 
 def test_an_event_shows_what_its_replays_changed_too(alice: Client) -> None:

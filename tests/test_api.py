@@ -18,6 +18,7 @@ from django.test import Client
 from billing_site.api.customer import monthly_total
 from billing_site.banner import banner
 from subscriptions import lifecycle
+from subscriptions.audit import Actor
 from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import Member, PlanPrice, Subscription, Tenant
 from subscriptions.states import Status, Type
@@ -29,6 +30,10 @@ pytestmark = pytest.mark.django_db
 STATUS = "/api/v1/customer/billing/status"
 LIST = "/api/v1/customer/subscriptions"
 ALIAS = "/api/v1/customer/billing/subscriptions"
+HISTORY = "/api/v1/customer/subscription/audit"
+ONE = "/api/v1/customer/subscriptions/{number}"
+ITS_AUDIT, ITS_FORECAST = f"{ONE}/audit", f"{ONE}/forecast"
+EVERY = [STATUS, LIST, ALIAS, HISTORY, ONE, ITS_AUDIT, ITS_FORECAST]
 FAR = datetime(2099, 1, 1, tzinfo=UTC)  # no banner speaks of it yet
 
 Get = Callable[..., Any]
@@ -170,34 +175,48 @@ def test_another_tenants_subscriptions_never_appear(acme: Tenant) -> None:
     assert theirs.number not in client.get(STATUS).content.decode()
 
 
-@pytest.mark.parametrize("url", [STATUS, LIST])
+@pytest.mark.parametrize(
+    ("url", "its_own"),
+    [
+        (STATUS, 1),
+        (LIST, 1),
+        (ONE, 1),
+        (HISTORY, 3),  # entries, plans, prices
+        (ITS_AUDIT, 4),  # the subscription, too
+        (ITS_FORECAST, 3),  # the subscription, its family, its notices
+    ],
+)
 def test_the_number_of_queries_does_not_grow_with_the_subscriptions(
-    url: str, acme: Tenant, django_assert_num_queries: Any
+    url: str, its_own: int, acme: Tenant, django_assert_num_queries: Any
 ) -> None:
-    """Session, user, member, tenant, subscriptions."""
+    """Session, user, member, tenant, and what is asked for."""
     client = member_of(acme)
-    for more in (1, 49):
-        for _ in range(more):
+    main = subscription(tenant=acme, term=(JAN_1, FAR))
+    for more in (1, 24):
+        for number in range(more):
             subscription(Type.TEMPORARY, tenant=acme)
-        with django_assert_num_queries(5):
-            assert client.get(url).status_code == 200
+            subscription(Type.ADDON, parent=main, term=(JAN_1, FAR))
+            plan = PlanPriceFactory.create().plan
+            lifecycle.change_plan(main.pk, plan=plan, price=plan.prices.get(), **by(on(1, 1 + number)))
+        with django_assert_num_queries(4 + its_own):
+            assert client.get(url.format(number=main.number)).status_code == 200
 
 
 # --- who may ask -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("url", [STATUS, LIST, ALIAS])
+@pytest.mark.parametrize("url", EVERY)
 def test_who_is_not_signed_in_is_asked_to(url: str) -> None:
-    answer = Client().get(url)
+    answer = Client().get(url.format(number=subscription().number))
     assert problem(answer) == (401, "not_authenticated")
     assert answer["WWW-Authenticate"] == "Session"
 
 
-@pytest.mark.parametrize("url", [STATUS, LIST, ALIAS])
+@pytest.mark.parametrize("url", EVERY)
 @pytest.mark.parametrize("is_staff", [True, False])
 def test_who_is_no_member_sees_nothing_not_even_staff(url: str, is_staff: bool) -> None:
     user = User.objects.create(username="nobody", is_staff=is_staff, is_superuser=is_staff)
-    answer = signed_in(user).get(url)
+    answer = signed_in(user).get(url.format(number=subscription().number))
     assert (problem(answer), answer.json()["detail"]) == (
         (403, "permission_denied"), "Only members of a tenant can use this.",
     )  # fmt: skip
@@ -209,10 +228,11 @@ def test_who_was_locked_out_is_no_longer_signed_in(acme: Tenant) -> None:
     assert problem(client.get(STATUS)) == (401, "not_authenticated")
 
 
-@pytest.mark.parametrize("url", [STATUS, LIST, ALIAS])
+@pytest.mark.parametrize("url", EVERY)
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 def test_other_methods_are_refused(method: str, url: str, acme: Tenant) -> None:
-    assert problem(member_of(acme).generic(method, url)) == (405, "method_not_allowed")
+    address = url.format(number=subscription(tenant=acme).number)
+    assert problem(member_of(acme).generic(method, address)) == (405, "method_not_allowed")
 
 
 def test_a_session_alone_changes_nothing_without_the_csrf_token(acme: Tenant) -> None:
@@ -320,6 +340,160 @@ def test_a_page_is_never_larger_than_two_hundred(acme: Tenant) -> None:
     assert len(numbers(client.get(LIST))) == 50
 
 
+# --- one subscription ------------------------------------------------------------------------------------------------
+
+
+def test_one_subscription_is_shown_as_in_the_list_also_when_it_is_over(
+    acme: Tenant, known_cast: tuple[Subscription, Subscription, Subscription]
+) -> None:
+    get, main = member_of(acme).get, known_cast[0]
+    assert get(ONE.format(number=main.number)).json() == MAIN_IN_GRACE | {"number": main.number}
+    lifecycle.cancel(main.pk, at=CancelAt.NOW, **by(on(2, 5)))
+    assert get(ONE.format(number=main.number)).json()["status"] == "EXPIRED"
+
+
+@pytest.mark.parametrize("url", [ONE, ITS_AUDIT, ITS_FORECAST])
+def test_another_tenants_number_is_not_there_nor_is_one_that_is_none(url: str, acme: Tenant) -> None:
+    client, theirs = member_of(acme), subscription()
+    for number in (theirs.number, "SUB-20260101-00000", "%00", "%ff", "a%2Fb"):
+        assert problem(client.get(url.format(number=number))) == (404, "not_found"), number
+
+
+def test_the_audit_says_what_happened_newest_first_and_not_who_of_the_staff_nor_their_words(acme: Tenant) -> None:
+    price = PlanPriceFactory.create(plan=PlanFactory.create(code="fleet"))
+    fleet, bought = price.plan, subscription(tenant=acme, plan=PlanFactory.create(code="small"))
+    lifecycle.change_plan(bought.pk, plan=fleet, price=price, actor=Actor.member(7), now=on(1, 5), reason="We grew.")
+    lifecycle.suspend(bought.pk, hold=True, actor=Actor.operator(501), now=on(1, 6), reason="They do not pay")
+    lifecycle.lift_hold(bought.pk, actor=ALICE, now=on(1, 7), reason="They paid")
+    advance(FEB_1)
+    answer = member_of(acme).get(ITS_AUDIT.format(number=bought.number))
+    told = answer.json()["results"]
+    assert [(e["action"], e["actor"], e["reason"], e["effective_at"]) for e in told] == [
+        ("grace_started", "clock", "", "2026-02-01T00:00:00Z"),
+        ("hold_lifted", "staff", "", "2026-01-07T00:00:00Z"),
+        ("suspended", "staff", "", "2026-01-06T00:00:00Z"),
+        ("plan_changed", "member", "We grew.", "2026-01-05T00:00:00Z"),
+        ("started", "staff", "", "2026-01-01T00:00:00Z"),
+    ]
+    assert {e["subscription"] for e in told} == {bought.number}
+    assert told[0].keys() == {
+        "subscription", "action", "effective_at", "recorded_at", "actor", "reason", "changes",
+    }  # fmt: skip
+    assert told[0]["changes"] == {
+        "status": ["ACTIVE", "GRACE"], "grace_end": [None, "2026-02-15T00:00:00+00:00"],
+    }  # fmt: skip
+    assert told[3]["changes"] == {"plan": ["small", "fleet"], "price": [None, MAIN_IN_GRACE["price"]]}
+    for secret in ("pay", "501", "staff:", "plan_id"):
+        assert secret not in answer.content.decode()
+
+
+def test_the_whole_history_is_that_of_every_subscription_and_of_nobody_else(acme: Tenant) -> None:
+    first, second = subscription(tenant=acme), subscription(Type.TEMPORARY, tenant=acme)
+    subscription()
+    advance(FEB_1)
+    told = member_of(acme).get(HISTORY).json()["results"]
+    assert [(e["subscription"], e["action"]) for e in told] == [
+        (second.number, "grace_started"),
+        (first.number, "grace_started"),
+        (second.number, "started"),
+        (first.number, "started"),
+    ]
+
+
+@pytest.mark.parametrize("url", [HISTORY, ITS_AUDIT])
+def test_a_history_comes_in_pages(url: str, acme: Tenant) -> None:
+    s = subscription(tenant=acme)
+    advance(on(12, 31))
+    client, found = member_of(acme), []
+    page = url.format(number=s.number) + "?page_size=3"
+    while page:
+        answer = client.get(page).json()
+        found.append([e["action"] for e in answer["results"]])
+        page = answer["next"]
+    assert found == [["expired", "suspended", "grace_started"], ["started"]]
+    assert problem(client.get(url.format(number=s.number) + "?cursor=nonsense")) == (400, "invalid")
+
+
+def foretold(answer: Any) -> list[tuple[str, str]]:
+    assert answer.status_code == 200
+    return [(e["at"], e["what"]) for e in answer.json()["events"] if e["source"] == "deadline"]
+
+
+@pytest.fixture
+def far(acme: Tenant) -> Subscription:
+    """Bought until the end of the century, at a price by the month."""
+    price = PlanPriceFactory.create()
+    entry = lifecycle.start(
+        acme.pk, Purchase(price.plan, JAN_1, FAR, price), actor=ALICE, now=JAN_1, reason="by letter"
+    )
+    assert entry
+    return Subscription.objects.get(pk=entry.subscription_id)
+
+
+def test_the_forecast_says_what_will_happen_and_when_and_why(acme: Tenant, far: Subscription) -> None:
+    answer = member_of(acme).get(ITS_FORECAST.format(number=far.number))
+    assert foretold(answer) == [
+        ("2099-01-01T00:00:00Z", "grace_started"), ("2099-01-15T00:00:00Z", "suspended"),
+        ("2099-03-16T00:00:00Z", "expired"),
+    ]  # fmt: skip
+    assert answer.json()["events"][0] == {
+        "at": "2098-12-02T00:00:00Z", "subscription": far.number, "what": "renewal_30", "source": "notice",
+        "why": "Its term end comes near: 1 January 2099",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "then"),
+    [
+        ({"paid_on": "2098-06-01T00:00:00Z"}, [("2098-06-01", "renewed"), ("2099-02-01", "grace_started")]),
+        ({"renewed_until": "2099-06-01T02:00:00+02:00"}, [("", "renewed"), ("2099-06-01", "grace_started")]),
+        ({"cancelled_on": "2098-06-01T00:00:00Z"}, [("2098-06-01", "expired")]),
+        (
+            {"cancelled_on": "2098-06-01T00:00:00Z", "at_term_end": "true", "paid_on": "2098-05-01T00:00:00Z"},
+            [("2098-05-01", "renewed"), ("2098-06-01", "cancel_scheduled"), ("2099-02-01", "expired")],
+        ),
+    ],
+)
+def test_the_forecast_says_what_would_happen_if(
+    asked: dict[str, str], then: list[tuple[str, str]], acme: Tenant, far: Subscription
+) -> None:
+    told = foretold(member_of(acme).get(ITS_FORECAST.format(number=far.number), asked))
+    assert [(at[: len(day)], what) for (at, what), (day, _) in zip(told, then, strict=False)] == then
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"paid_on": "soon"}, "paid_on"),
+        ({"paid_on": "2098-06-01T00:00:00"}, "paid_on"),
+        ({"paid_on": "2098-06-01"}, "paid_on"),
+        ({"paid_on": ""}, "paid_on"),
+        ({"renewed_until": "2098-02-30T00:00:00Z"}, "renewed_until"),
+        ({"cancelled_on": "\0"}, "cancelled_on"),
+        ({"cancelled_on": "2098-06-01T00:00:00Z", "at_term_end": "perhaps"}, "at_term_end"),
+        ({"at_term_end": "true"}, "at_term_end"),
+    ],
+)
+def test_a_question_that_is_none_is_named(asked: dict[str, str], named: str, acme: Tenant, far: Subscription) -> None:
+    answer = member_of(acme).get(ITS_FORECAST.format(number=far.number), asked)
+    assert problem(answer) == (400, "invalid")
+    assert list(answer.json()["errors"]) == [named]
+
+
+def test_what_could_not_be_done_then_is_a_problem_with_the_verbs_own_code(acme: Tenant, far: Subscription) -> None:
+    addon = subscription(Type.ADDON, parent=far, term=(JAN_1, FAR))
+    unpriced = subscription(Type.TEMPORARY, tenant=acme, term=(JAN_1, FAR))
+    get = member_of(acme).get
+    for s, asked, found in [
+        (far, {"cancelled_on": "2020-01-01T00:00:00Z"}, (400, "invalid_term")),
+        (far, {"renewed_until": "9500-01-01T00:00:00Z"}, (400, "invalid_term")),
+        (far, {"cancelled_on": "2150-01-01T00:00:00Z"}, (409, "illegal_transition")),
+        (addon, {"paid_on": "2098-06-01T00:00:00Z"}, (409, "addon_follows_main")),
+        (unpriced, {"paid_on": "2098-06-01T00:00:00Z"}, (409, "no_price")),
+    ]:
+        assert problem(get(ITS_FORECAST.format(number=s.number), asked)) == found
+
+
 # --- the banner and the total ----------------------------------------------------------------------------------------
 
 
@@ -417,23 +591,24 @@ def described() -> dict[str, Any]:
 
 def test_the_description_names_every_path(described: dict[str, Any]) -> None:
     assert {path: list(methods) for path, methods in described["paths"].items()} == {
-        STATUS: ["get"], LIST: ["get"], ALIAS: ["get"],
+        url: ["get"] for url in EVERY
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("url", [STATUS, LIST, ALIAS])
+@pytest.mark.parametrize("url", EVERY)
 def test_real_answers_are_what_the_description_says(
     url: str, described: dict[str, Any], acme: Tenant, known_cast: tuple[Subscription, Subscription, Subscription]
 ) -> None:
     in_state("EXPIRED", tenant=acme, plan=PlanFactory.create(type=Type.TEMPORARY))
     lifecycle.cancel(known_cast[2].pk, at=CancelAt.TERM_END, **by(on(1, 5)))
-    answer = member_of(acme).get(url, {} if url == STATUS else {"include_expired": "true"}).json()
+    asked = {"include_expired": "true"} if url in (LIST, ALIAS) else {}
+    answer = member_of(acme).get(url.format(number=known_cast[0].number), asked).json()
     schema = described["paths"][url]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     jsonschema.Draft202012Validator(
         schema | {"components": described["components"]},
         format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
     ).validate(answer)
-    wrong = json.loads(json.dumps(answer).replace('"GRACE"', '"GRACEFUL"'))
+    wrong = json.loads(re.sub(r'"(GRACE|started|deadline)"', '"nonsense"', json.dumps(answer)))
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(schema | {"components": described["components"]}).validate(wrong)
 

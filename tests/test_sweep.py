@@ -140,7 +140,7 @@ def test_a_sweep_that_is_killed_between_batches_goes_on_with_the_next_one() -> N
     all_of_them = [subscription() for _ in range(5)]
     batches = sweep.advance(now=FEB_1, batch_size=2)
     next(batches)
-    batches.close()
+    del batches
     assert Subscription.objects.filter(status=Status.GRACE).count() == 2
     advance(FEB_1)
     assert [steps(s) for s in all_of_them] == [[("grace_started", FEB_1)]] * 5

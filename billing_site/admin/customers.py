@@ -4,21 +4,23 @@ import re
 from datetime import datetime
 from typing import Any, ClassVar
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html_join
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
+from billing_site import timeline
 from billing_site.admin.views import BADGES, Found, ReadOnly, ReadOnlyRows, link, when, yes_or_no
 from notifications.models import Notice
 from subscriptions.forecast import next_step
-from subscriptions.models import AuditEntry, Member, Plan, PlanPrice, Subscription, Tenant
+from subscriptions.models import AuditEntry, Member, Plan, PlanPrice, SetAside, Subscription, Tenant
 from webhooks.models import StripeEvent, StripeLink
 
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT")
@@ -162,9 +164,10 @@ class SubscriptionAdmin(ReadOnly, Found):
     fieldsets = (
         (None, {"fields": ("number", "of_tenant", "parent", "type", "state", "plan", "price")}),
         ("Term (UTC)", {"fields": ("term_start", "term_end", "grace_end", "suspension_end", "next_change")}),
+        ("What comes (UTC)", {"fields": ("future",)}),
         ("More", {"fields": ("renews", "ends_with_term", "held", "ended_at", "end_reason", "at_stripe")}),
     )
-    readonly_fields = ("of_tenant", "state", "next_change", "at_stripe", "renews", "ends_with_term", "held")
+    readonly_fields = ("of_tenant", "state", "next_change", "future", "at_stripe", "renews", "ends_with_term", "held")
     renews = yes_or_no("auto_renews", "Renews by itself")
     ends_with_term = yes_or_no("cancel_at_term_end", "Cancelled at term end")
     held = yes_or_no("on_hold", "On hold: only staff lift it")
@@ -185,9 +188,52 @@ class SubscriptionAdmin(ReadOnly, Found):
     def next_change(self, subscription: Subscription) -> str:
         return what_comes(subscription)
 
+    @display(description="If nobody does anything")
+    def future(self, subscription: Subscription) -> str:
+        lines = timeline.of_subscription(subscription, now=timezone.now())
+        rows = [(when(line.at), line.subscription, line.source, line.what, line.why) for line in lines]
+        return format_html_join("", "<div>{} {}: {} <b>{}</b>. {}</div>", rows) or "–"
+
+    def render_change_form(self, request: HttpRequest, *args: Any, **more: Any) -> HttpResponse:
+        """With a warning where the clock has left its family behind."""
+        subscription: Subscription = more["obj"]
+        if stuck := SetAside.objects.filter(root=subscription.root_id).first():
+            warning = f"The clock cannot move this family since {when(stuck.since)} UTC: {stuck.error}"
+            self.message_user(request, warning, messages.WARNING)
+        page: HttpResponse = super().render_change_form(request, *args, **more)
+        return page
+
     @display(description="At Stripe")
     def at_stripe(self, subscription: Subscription) -> str:
         return link(StripeLink.objects.filter(subscription=subscription).first())
+
+
+@admin.register(SetAside)
+class SetAsideAdmin(ReadOnly, Found):
+    """Shown, not mended here: the clock tries again, and forgets them when it could move them."""
+
+    list_display = ("of_root", "of_tenant", "since_when", "tried_again", "error")
+    search_fields = ("root__number", "root__tenant__name", "root__tenant__slug")
+    search_help_text = "Subscription number, or tenant"
+    list_select_related = ("root__tenant",)
+    ordering = ("since",)
+    fields = readonly_fields = ("of_root", "of_tenant", "since", "retry_at", "error")
+
+    @display(description="Family of")
+    def of_root(self, stuck: SetAside) -> str:
+        return link(stuck.root)
+
+    @display(description="Tenant")
+    def of_tenant(self, stuck: SetAside) -> str:
+        return link(stuck.root.tenant)
+
+    @display(description="Since (UTC)", ordering="since")
+    def since_when(self, stuck: SetAside) -> str:
+        return when(stuck.since)
+
+    @display(description="Tried again (UTC)", ordering="retry_at")
+    def tried_again(self, stuck: SetAside) -> str:
+        return when(stuck.retry_at)
 
 
 @admin.register(AuditEntry)

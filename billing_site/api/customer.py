@@ -1,5 +1,6 @@
 """The customer API: what a tenant may see of itself. Another tenant's objects do not exist here."""
 
+from datetime import datetime
 from typing import Any
 
 import django_filters
@@ -10,11 +11,13 @@ from rest_framework import generics, serializers, views
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing_site import timeline
 from billing_site.api import schema  # noqa: F401  (importing it registers it)
 from billing_site.api.permissions import tenant_of
 from billing_site.banner import banner
-from subscriptions.forecast import next_step
-from subscriptions.models import PlanPrice, Subscription, Tenant
+from subscriptions.audit import Actor
+from subscriptions.forecast import Cancelled, Paid, Renewed, WhatIf, next_step
+from subscriptions.models import AuditEntry, Plan, PlanPrice, Subscription, Tenant
 from subscriptions.states import Status, Type
 
 
@@ -99,6 +102,166 @@ class SubscriptionList(generics.ListAPIView[Subscription]):
         if getattr(self, "swagger_fake_view", False):
             return super().get_queryset()
         return subscriptions_of(tenant_of(self.request))
+
+
+class SubscriptionDetail(generics.RetrieveAPIView[Subscription]):
+    """One of the tenant's subscriptions, also one that is over."""
+
+    serializer_class = SubscriptionSerializer
+    lookup_field = "number"
+    queryset = Subscription.objects.none()
+
+    def get_queryset(self) -> QuerySet[Subscription]:
+        return subscriptions_of(tenant_of(self.request))
+
+
+# --- what happened, and what will ------------------------------------------------------------------------------------
+
+Changes = dict[str, list[Any]]
+CHANGES_SCHEMA = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "array",
+        "minItems": 2,
+        "maxItems": 2,
+        "items": {"type": ["string", "boolean", "object", "null"]},
+    },
+}
+
+
+class AuditSerializer(serializers.ModelSerializer[AuditEntry]):
+    """What tenants read of their history: of staff neither who it was nor their words, which are for staff."""
+
+    subscription = serializers.SlugRelatedField[Any](slug_field="number", read_only=True)
+    actor = serializers.SerializerMethodField(help_text="staff, member, stripe, clock, apikey.")
+    reason = serializers.SerializerMethodField(help_text="Empty where staff acted.")
+    changes = serializers.SerializerMethodField(help_text="What changed: before and after.")
+
+    class Meta:
+        model = AuditEntry
+        fields = ("subscription", "action", "effective_at", "recorded_at", "actor", "reason", "changes")
+
+    def get_actor(self, entry: AuditEntry) -> str:
+        actor = Actor(entry.actor)
+        return "staff" if actor.must_say_why else actor.partition(":")[0]
+
+    def get_reason(self, entry: AuditEntry) -> str:
+        return "" if Actor(entry.actor).must_say_why else entry.reason
+
+    @extend_schema_field(CHANGES_SCHEMA)
+    def get_changes(self, entry: AuditEntry) -> Changes:
+        """Plans by their codes and prices as they are: our keys mean nothing elsewhere."""
+        named = self.context["catalogue"]
+        return {
+            column.removesuffix("_id"): [named.get(column, {}).get(value, value) for value in pair]
+            for column, pair in entry.changes.items()
+        }
+
+
+def catalogue() -> dict[str, dict[int, Any]]:
+    """What an audit entry knows by key, as customers know it: column → key → name. Two queries."""
+    return {
+        "plan_id": dict(Plan.objects.values_list("pk", "code")),
+        "price_id": {price.pk: dict(PriceSerializer(price).data) for price in PlanPrice.objects.all()},
+    }
+
+
+class AuditOfTenant(generics.ListAPIView[AuditEntry]):
+    """Everything that happened to the tenant's subscriptions, newest first."""
+
+    serializer_class = AuditSerializer
+    queryset = AuditEntry.objects.none()
+    filter_backends = ()
+
+    def get_queryset(self) -> QuerySet[AuditEntry]:
+        if getattr(self, "swagger_fake_view", False):
+            return super().get_queryset()
+        return AuditEntry.objects.filter(tenant=tenant_of(self.request)).select_related("subscription")
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        named = {} if getattr(self, "swagger_fake_view", False) else catalogue()
+        return {**super().get_serializer_context(), "catalogue": named}
+
+
+class AuditOfSubscription(AuditOfTenant):
+    """Everything that happened to one subscription, newest first."""
+
+    def get_queryset(self) -> QuerySet[AuditEntry]:
+        if getattr(self, "swagger_fake_view", False):
+            return super().get_queryset()
+        return super().get_queryset().filter(subscription=asked_for(self.request, self.kwargs["number"]))
+
+
+def asked_for(request: Request, number: str) -> Subscription:
+    found: Subscription = generics.get_object_or_404(tenant_of(request).subscriptions.all(), number=number)
+    return found
+
+
+class Instant(serializers.DateTimeField):
+    """With its zone: DRF would give one to an instant that has none."""
+
+    def enforce_timezone(self, value: datetime) -> datetime:
+        if value.utcoffset() is None:
+            raise serializers.ValidationError("An instant has a time zone: 2026-11-22T12:00:00Z.")
+        return value
+
+
+class WhatIfSerializer(serializers.Serializer[Any]):
+    """What somebody may do that the forecast is to reckon with."""
+
+    paid_on = Instant(required=False, help_text="One more term is paid then.")
+    renewed_until = Instant(required=False, help_text="It is renewed until then, now.")
+    cancelled_on = Instant(required=False, help_text="It is cancelled then.")
+    at_term_end = serializers.BooleanField(
+        required=False, default=False, help_text="With cancelled_on: it ends with its term, not at once."
+    )
+
+    def validate(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if asked["at_term_end"] and "cancelled_on" not in asked:
+            raise serializers.ValidationError({"at_term_end": ["Says how it is cancelled: cancelled_on says when."]})
+        return asked
+
+    def what_if(self, now: datetime) -> list[WhatIf]:
+        asked = self.validated_data
+        told: list[WhatIf] = []
+        if paid_on := asked.get("paid_on"):
+            told.append(Paid(paid_on))
+        if renewed_until := asked.get("renewed_until"):
+            told.append(Renewed(now, renewed_until))
+        if cancelled_on := asked.get("cancelled_on"):
+            told.append(Cancelled(cancelled_on, at_term_end=asked["at_term_end"]))
+        return told
+
+
+class EventSerializer(serializers.Serializer[Any]):
+    at = serializers.DateTimeField()
+    subscription = serializers.CharField()
+    what = serializers.CharField(help_text="An action as the audit names it, or the kind of a notice.")
+    why = serializers.CharField()
+    source = serializers.ChoiceField(  # type: ignore[assignment]  # a serializer has a source, too
+        [*timeline.SOURCES]
+    )
+
+
+class ForecastSerializer(serializers.Serializer[Any]):
+    as_of = serializers.DateTimeField()
+    events = EventSerializer(many=True, help_text="In their order; what is overdue has passed already.")
+
+
+class Forecast(views.APIView):
+    """What will happen to a subscription, and to its add-ons, if nobody does anything but what is asked for."""
+
+    @extend_schema(parameters=[WhatIfSerializer], responses=ForecastSerializer)
+    def get(self, request: Request, number: str) -> Response:
+        now = timezone.now()
+        asked = WhatIfSerializer(data=request.query_params.dict())  # not a form: what is empty is not left out
+        asked.is_valid(raise_exception=True)
+        subscription = asked_for(request, number)
+        events = timeline.of_subscription(subscription, now=now, what_if=asked.what_if(now))
+        return Response(ForecastSerializer({"as_of": now, "events": events}).data)
+
+
+# --- where the tenant stands -----------------------------------------------------------------------------------------
 
 
 class AccountSerializer(serializers.ModelSerializer[Tenant]):

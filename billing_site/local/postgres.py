@@ -6,8 +6,9 @@ import secrets
 import shutil
 import signal
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import psycopg
@@ -33,7 +34,7 @@ class Postgres:
     """A server whose cluster lives in ``directory``; data stay there from one start to the next.
 
     ``url`` names the plain role ``termkeeper`` and its own database: neither superuser nor exempt from row security.
-    ``may_create_databases`` is for test runs, which make their own.
+    ``may_create_databases`` is for test runs, which make their own; ``configuration`` is added to what we always set.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class Postgres:
         may_create_databases: bool = False,
         log: Path | None = None,
         pid_file: Path | None = None,
+        configuration: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.directory = directory.resolve()
+        self.configuration = _CONFIGURATION | configuration
         self.may_create_databases = may_create_databases
         self.port = ports.free(port)
         self._pid_file = pid_file or self.directory / "postgres.json"
@@ -78,7 +81,7 @@ class Postgres:
             _initialise(place, self._passwords["postgres"], self.process.log)
         self.process.user = place.user
         self.process.argv = [place.program("postgres"), "-D", str(place.cluster), "-p", str(self.port)]
-        for name, value in _CONFIGURATION.items():
+        for name, value in self.configuration.items():
             self.process.argv += ["-c", f"{name}={value}"]
         self.process.start()
         self.process.wait_ready(self._accepts, seconds=60)

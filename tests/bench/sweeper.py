@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from datetime import datetime
+from typing import Any
 
 import django
 
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def buffers(now: datetime) -> int:
-    where = {"now": now, "deadline": EARLIEST, "id": 0, "limit": BATCH}
+    where: dict[str, Any] = {"now": now, "deadline": EARLIEST, "id": 0, "limit": BATCH}
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {DUE}", where)
         (plans,) = cursor.fetchone()
