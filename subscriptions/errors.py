@@ -57,7 +57,7 @@ class SourceReused(DomainError):
 
 
 class NoPrice(DomainError):
-    """The subscription has no price that says how long a renewal lasts: name its end."""
+    """No price says how long a renewal lasts: name its end."""
 
     code, http_status = "no_price", 409
 

@@ -22,7 +22,7 @@ from django.db.models.functions import Coalesce
 from subscriptions import terms
 from subscriptions.audit import Actor, Change, write
 from subscriptions.errors import NoPrice, SourceReused, SubscriptionNotFound
-from subscriptions.models import AuditEntry, Subscription
+from subscriptions.models import AuditEntry, PlanPrice, Subscription
 from subscriptions.states import GRANTS_ACCESS, INSTANTS, TRANSITIONS, Action, EndReason, Status, Type
 
 STATE = ("status", "grace_end", "suspension_end", "on_hold")
@@ -179,17 +179,26 @@ def continued(subscription: Subscription, now: datetime) -> dict[str, object]:
     """The columns of a subscription that is renewed by one interval of its price. What was withheld is not charged:
     after a suspension the new term is the one that covers `now`. Raises NoPrice.
     """
-    if subscription.price is None:
-        raise NoPrice
     term_start, term_end = terms.next_term(
         subscription.term_end,
-        subscription.price,
+        _price(subscription),
         anniversary=subscription.anniversary,
         time_zone=subscription.time_zone,
         covering=now if subscription.status == Status.SUSPENDED else None,
     )
     values = renewed(subscription, term_end, now)
     return values if term_start == subscription.term_end else values | {"term_start": term_start}
+
+
+def _price(subscription: Subscription) -> PlanPrice:
+    """What it was sold at; where that is not known, whatever its plan costs, if all its prices are for one interval."""
+    if subscription.price:
+        return subscription.price
+    by_interval = {(price.interval, price.interval_count): price for price in subscription.plan.prices.all()}
+    if len(by_interval) != 1:
+        raise NoPrice
+    (price,) = by_interval.values()
+    return price
 
 
 def cancelled(subscription: Subscription, now: datetime, *, at_term_end: bool) -> tuple[Action, dict[str, object]]:

@@ -109,7 +109,7 @@ def test_what_cannot_be_done_is_said_and_the_command_fails() -> None:
     addon = subscription(Type.ADDON, parent=s)
     for number, what_if, why in [
         ("SUB-20260101-00000", [], "There is no subscription SUB-20260101-00000."),
-        (s.number, ["--paid-on", "2026-01-20"], "The subscription has no price that says how long a renewal lasts"),
+        (s.number, ["--paid-on", "2026-01-20"], "No price says how long a renewal lasts: name its end"),
         (s.number, ["--cancelled-on", "2026-01-09"], "What if, on 2026-01-09T00:00:00+00:00? That has passed."),
         (s.number, ["--cancelled-on", "2026-12-01"], f"{s.number} would be EXPIRED on 2026-12-01"),
         (addon.number, ["--renewed-until", "2026-12-01"], "An add-on's dates are its main subscription's"),

@@ -13,7 +13,7 @@ from django.test import Client
 from django.utils import timezone
 
 from subscriptions import lifecycle
-from subscriptions.errors import AddonFollowsMain, IllegalTransition, InvalidPlan, LiveMainExists, TrialUsed
+from subscriptions.errors import AddonFollowsMain, IllegalTransition, InvalidPlan, LiveMainExists, NoPrice, TrialUsed
 from subscriptions.families import into
 from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import AuditEntry, Member, Plan, Subscription, Tenant
@@ -544,3 +544,38 @@ def test_a_renewal_after_an_extension_still_begins_where_the_term_ended() -> Non
     lifecycle.renew(main.pk, term_end=MAR_1, **by(on(2, 20)))
     assert term(main) == term(addon) == (FEB_1, MAR_1)
     assert isinstance(entries(main)[-1], AuditEntry)
+
+
+# --- renewals without a date -----------------------------------------------------------------------------------------
+
+
+def test_a_renewal_after_a_suspension_buys_the_term_that_covers_today_and_nothing_that_was_withheld() -> None:
+    price = PlanPriceFactory.create(plan=PlanFactory.create(suspension_days=365))
+    s = subscription(plan=price.plan, price=price)
+    advance(on(4, 10))
+    assert state(s) == "SUSPENDED"
+    lifecycle.renew(s.pk, **by(on(4, 10)))
+    assert (state(s), term(s)) == ("ACTIVE", (APR_1, on(5, 1)))
+
+
+def test_a_renewal_in_grace_pays_for_the_service_that_went_on() -> None:
+    price = PlanPriceFactory.create(plan=PlanFactory.create(grace_days=60))
+    s = subscription(plan=price.plan, price=price)
+    advance(on(3, 10))
+    lifecycle.renew(s.pk, **by(on(3, 10)))
+    assert term(s) == (FEB_1, MAR_1)
+    advance(on(3, 10))
+    assert (state(s), s.grace_end) == ("GRACE", on(4, 30))
+
+
+def test_what_has_no_price_of_its_own_continues_by_its_plans_if_that_is_for_one_interval() -> None:
+    plan = PlanFactory.create()
+    s = subscription(plan=plan)
+    with refused(NoPrice):
+        lifecycle.renew(s.pk, **by(on(1, 10)))
+    PlanPriceFactory.create(plan=plan)
+    lifecycle.renew(s.pk, **by(on(1, 10)))
+    assert term(s) == (JAN_1, MAR_1)
+    PlanPriceFactory.create(plan=plan, interval="year")
+    with refused(NoPrice):
+        lifecycle.renew(s.pk, **by(on(1, 11)))

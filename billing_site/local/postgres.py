@@ -48,7 +48,7 @@ class Postgres:
         configuration: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.directory = directory.resolve()
-        self.configuration = _CONFIGURATION | configuration
+        self.configuration = {**_CONFIGURATION, **configuration}
         self.may_create_databases = may_create_databases
         self.port = ports.free(port)
         self._pid_file = pid_file or self.directory / "postgres.json"
