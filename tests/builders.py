@@ -51,6 +51,7 @@ def subscription(
     *,
     tenant: Tenant | None = None,
     plan: Plan | None = None,
+    price: PlanPrice | None = None,
     term: tuple[datetime, datetime] = (JAN_1, FEB_1),
     status: Status | None = None,
     auto_renews: bool = False,
@@ -63,7 +64,7 @@ def subscription(
     tenant = tenant or (parent.tenant if parent else TenantFactory.create())
     entry = lifecycle.start(
         tenant.pk,
-        Purchase(plan, *term, auto_renews=auto_renews),
+        Purchase(plan, *term, price, auto_renews=auto_renews),
         status=status,
         parent_id=parent.pk if parent else None,
         another_trial=another_trial,
