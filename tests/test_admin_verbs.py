@@ -187,7 +187,8 @@ STATES = ["TRIAL", "ACTIVE", "GRACE", "SUSPENDED", "HOLD", "CANCELLED", "EXPIRED
 def test_what_is_offered_is_what_the_present_state_can_do(wanted: str, type: Type, alice: Client) -> None:
     s = in_state(wanted, type, plan=priced(type))
     own = {
-        "renew": {"until": "2100-01-01"}, "activate": {"bought": bought(priced(Type.MAIN if type == Type.ADDON else type))},
+        "renew": {"until": "2100-01-01"},
+        "activate": {"bought": bought(priced(Type.MAIN if type == Type.ADDON else type))},
         "extend-grace": {"days": "7"}, "expire": {"why": "cancelled"}, "amend-term": {"term_end": "2100-01-01"},
         "change-plan": {"bought": bought(priced(type))},
     }  # fmt: skip

@@ -102,7 +102,7 @@ class Bought(forms.ChoiceField):
         self.found: dict[str, dict[str, Any]] = {}
         groups: dict[str, list[tuple[str, str]]] = {}
         for plan in Plan.objects.filter(type__in=types).prefetch_related("prices"):
-            for price in plan.prices.all() or [None]:  # type: ignore[list-item]
+            for price in plan.prices.all() or [None]:
                 key = f"{plan.pk}:{price.pk if price else ''}"
                 said = str(price or f"{plan}, no price") + ("" if plan.is_sold else " (not offered to new customers)")
                 groups.setdefault(Type(plan.type).label, []).append((key, said))
