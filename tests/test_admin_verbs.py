@@ -18,7 +18,7 @@ from subscriptions.management.verbs import VERBS
 from subscriptions.models import AuditEntry, Plan, Subscription, Tenant
 from subscriptions.states import EndReason, Status, Type
 from tests.builders import ALICE, PlanFactory, PlanPriceFactory, TenantFactory, subscription
-from tests.history import at_once, entries, nothing_changes, state
+from tests.history import at_once, entries, nothing_changes, state, stuck
 
 pytestmark = pytest.mark.django_db
 
@@ -242,6 +242,18 @@ def test_what_changes_nothing_is_said_and_not_offered_to_be_done(alice: Client) 
     shown = form(alice, "resume", s).preview()
     assert shown.context["preview"] == [(s.number, "Nothing would change", "–", "–")]
     assert "Do it" not in shown.content.decode()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("how", ["RAISE EXCEPTION 'it is stuck'", "PERFORM pg_terminate_backend(pg_backend_pid())"])
+def test_what_the_database_does_not_take_is_an_error_of_the_form(how: str, alice: Client) -> None:
+    s = in_state("ACTIVE")
+    filled = form(alice, "suspend", s)
+    seen = filled.preview().context["seen"]
+    with stuck(s, how), nothing_changes():
+        assert errors(filled.preview())["__all__"][0].startswith("The database did not take it.")
+        filled.said["seen"] = seen
+        assert errors(filled.do())["__all__"][0].startswith("The database did not take it.")
 
 
 # --- a new subscription ----------------------------------------------------------------------------------------------
@@ -528,6 +540,20 @@ def test_several_are_chosen_in_the_list_and_done_each_for_itself(
     assert [state(s) for s in (*good, bad)] == [after, after, "EXPIRED"]
     with nothing_changes():
         assert [line.partition(": ")[2][:12] for line in told(filled.do())].count("already done") == 2
+
+
+def test_several_of_one_family_are_done_one_after_the_other(alice: Client) -> None:
+    addon = in_state("ACTIVE", Type.ADDON)
+    main = Subscription.objects.get(type=Type.MAIN)
+    done(alice, "suspend-with-hold", addon, main)
+    assert ([state(addon), state(main)], addon.own_hold) == (["HOLD", "HOLD"], True)
+    done(alice, "lift-hold", main, addon)
+    assert [state(addon), state(main)] == ["ACTIVE", "ACTIVE"]
+
+
+def test_only_what_the_list_offers_is_done_to_several(alice: Client) -> None:
+    assert alice.get(address("expire", in_state("ACTIVE"), in_state("ACTIVE"))).status_code == 404
+    assert alice.get(address("start", TenantFactory.create(), TenantFactory.create())).status_code == 404
 
 
 def test_one_of_several_that_changed_since_the_preview_is_left_alone(alice: Client) -> None:

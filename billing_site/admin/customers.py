@@ -12,7 +12,7 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from billing_site.admin.verbs import SEVERAL, VERB_PAGES, OffersVerbs
+from billing_site.admin.verbs import LIST_ACTIONS, VERB_PAGES, OffersVerbs
 from billing_site.admin.views import (
     BADGES,
     Found,
@@ -164,7 +164,7 @@ class SubscriptionAdmin(OffersVerbs, ReadOnly, Found):
     search_fields = ("number", "tenant__name", "tenant__slug", "stripe_link__stripe_subscription_id")
     search_help_text = "Number, tenant, or Stripe subscription id"
     list_select_related = ("tenant", "plan")
-    actions = SEVERAL
+    actions = LIST_ACTIONS
     custom_urls = VERB_PAGES
     inlines = (AuditRows, NoticeRows)
     fieldsets = (

@@ -6,6 +6,7 @@ nothing: what is signed into the page are the words that were previewed and the 
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
@@ -44,6 +45,7 @@ from subscriptions.models import AuditEntry, Plan, Subscription, Tenant
 from subscriptions.states import LIVE, TRANSITIONS, Action, EndReason, Status, Type
 
 ACT = "subscriptions.change_subscription"
+SEVERAL = ("renew", "suspend-with-hold", "lift-hold")  # what the list offers for several at once
 MOST = 100  # at once: their numbers stand in the address
 PREVIEW_SECONDS = 3600
 LIST = reverse_lazy("admin:subscriptions_subscription_changelist")
@@ -331,7 +333,7 @@ def _several(name: str) -> Callable[..., HttpResponse | None]:
     return choose
 
 
-SEVERAL = [_several(name) for name in ("renew", "suspend-with-hold", "lift-hold")]
+LIST_ACTIONS = [_several(name) for name in SEVERAL]
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -353,8 +355,14 @@ class Asked:
         return {name: _outcome(partial(self._carry_out, name, dry_run=True)) for name in self.subjects}
 
     def do(self, seen: Mapping[str, int]) -> dict[str, Outcome]:
-        """Each in a transaction of its own, where it still is as it was seen."""
-        return {name: _outcome(partial(self._do, name, seen[name])) for name in self.subjects}
+        """Each in a transaction of its own, where it still is as it was seen, or as those before it left it here."""
+        done: dict[str, Outcome] = {}
+        moved: Counter[int] = Counter()  # by family: an entry moves one version by one
+        for name, subject in self.subjects.items():
+            family = subject.root_id if isinstance(subject, Subscription) else 0
+            done[name] = outcome = _outcome(partial(self._do, name, seen[name] + moved[family]))
+            moved[family] += len(outcome) if isinstance(outcome, list) else 0
+        return done
 
     def _do(self, name: str, seen: int) -> list[AuditEntry] | None:
         with transaction.atomic():
@@ -377,7 +385,7 @@ def page(request: HttpRequest, name: str, **_: Any) -> HttpResponse:
     offer = OFFERS.get(name)
     if offer is None:
         raise Http404
-    subjects = _subjects(offer, request.GET.getlist("of"))
+    subjects = _subjects(offer, request.GET.getlist("of"), at_most=MOST if name in SEVERAL else 1)
     first, is_one = next(iter(subjects.values())), len(subjects) == 1
     source, wants_it_done = _source(request), "do" in request.POST
     form = offer.form(request.POST if request.method == "POST" else None, subject=first, user=request.user)
@@ -424,10 +432,10 @@ def page(request: HttpRequest, name: str, **_: Any) -> HttpResponse:
 VERB_PAGES = (("verbs/<slug:name>/", "subscriptions_verb", page),)
 
 
-def _subjects(offer: Offer, names: Sequence[str]) -> dict[str, Subject]:
+def _subjects(offer: Offer, names: Sequence[str], *, at_most: int) -> dict[str, Subject]:
     """By number, or by slug. Raises Http404 unless all are there."""
     wanted = list(dict.fromkeys(names))
-    if not 0 < len(wanted) <= MOST or any("\0" in name for name in wanted):
+    if not 0 < len(wanted) <= at_most or any("\0" in name for name in wanted):
         raise Http404
     found: dict[str, Subject]
     if offer.of is Tenant:
