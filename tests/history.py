@@ -113,6 +113,23 @@ def refused(error: type[DomainError], match: str = "") -> Iterator[None]:
         transaction.set_rollback(False)
 
 
+@contextmanager
+def stuck(s: Subscription, how: str) -> Iterator[None]:
+    """A change of this subscription fails when it is committed."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"CREATE FUNCTION stuck() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            f"IF NEW.id = {s.pk} THEN {how}; END IF; RETURN NEW; END $$;"
+            "CREATE CONSTRAINT TRIGGER stuck AFTER UPDATE ON subscriptions DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION stuck()"
+        )
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP FUNCTION stuck CASCADE")
+
+
 def at_once(*calls: Callable[[], T]) -> list[T | Exception]:
     """What each call answered or raised, each in a thread and a connection of its own, let go at the same moment."""
     gate = threading.Barrier(len(calls))

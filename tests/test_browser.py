@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -116,3 +117,33 @@ def test_a_member_signs_in_and_reads_the_billing_status(live_server: Any) -> Non
         page.goto("/")
         page.get_by_role("button", name="Sign out").click()
         expect(page.locator("main")).to_contain_text("Sign in to see your subscriptions.")
+
+
+def test_staff_put_a_subscription_on_hold_and_lift_it(live_server: Any) -> None:
+    User.objects.create_superuser("alice", password=PASSWORD)
+    s = subscription(tenant=TenantFactory.create(name="Acme Robotics"), term=(JAN_1, datetime(2100, 1, 1, tzinfo=UTC)))
+
+    with browser(live_server.url) as page:
+
+        def do(verb: str, reason: str, would: str) -> None:
+            page.locator("a:not([href])", has_text="Change").click()
+            page.get_by_role("link", name=verb, exact=True).click()
+            page.get_by_role("button", name="Preview").click()
+            expect(page.locator("#verb")).to_contain_text("This field is required.")
+            page.locator("[name=reason]").fill(reason)
+            page.get_by_role("button", name="Preview").click()
+            expect(page.locator("#preview")).to_contain_text(would)
+            page.get_by_role("button", name="Do it").click()
+
+        page.goto(f"/admin/subscriptions/subscription/{s.pk}/change/")
+        sign_in(page, "alice")
+        do("Suspend with hold", "fraud case 12", "on_hold: no → yes")
+        expect(page.locator("body")).to_contain_text(f"{s.number}: Suspended.")
+        expect(page.locator("#audit-group")).to_contain_text("fraud case 12")
+        do("Lift hold", "fraud case 12 closed", "status: SUSPENDED → ACTIVE")
+        expect(page.locator("body")).to_contain_text(f"{s.number}: Hold lifted.")
+
+    assert [*s.audit.order_by("id").values_list("action", "reason")][1:] == [
+        ("suspended", "fraud case 12"),
+        ("hold_lifted", "fraud case 12 closed"),
+    ]

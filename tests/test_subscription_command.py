@@ -5,8 +5,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO, StringIO
@@ -27,7 +25,7 @@ from subscriptions.management.verbs import VERBS
 from subscriptions.models import Plan, SetAside, Subscription
 from subscriptions.states import Type
 from tests.builders import APR_1, FEB_1, JAN_1, MAR_1, PlanFactory, PlanPriceFactory, TenantFactory, subscription
-from tests.history import at_once, by, entries, in_state, nothing_changes, on, state, steps
+from tests.history import at_once, by, entries, in_state, nothing_changes, on, state, steps, stuck
 
 pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).resolve().parent.parent
@@ -582,23 +580,6 @@ def test_a_dry_run_in_a_shell_changes_nothing() -> None:
         done = manage("suspend", main.number, *WHY, "--dry-run")
     assert (done.returncode, done.stderr) == (0, b"")
     assert [line.split()[0] for line in done.stdout.decode().splitlines()] == [main.number, addon.number, "1"]
-
-
-@contextmanager
-def stuck(s: Subscription, how: str) -> Iterator[None]:
-    """A change of this subscription fails when it is committed."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"CREATE FUNCTION stuck() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-            f"IF NEW.id = {s.pk} THEN {how}; END IF; RETURN NEW; END $$;"
-            "CREATE CONSTRAINT TRIGGER stuck AFTER UPDATE ON subscriptions DEFERRABLE INITIALLY DEFERRED "
-            "FOR EACH ROW EXECUTE FUNCTION stuck()"
-        )
-    try:
-        yield
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute("DROP FUNCTION stuck CASCADE")
 
 
 @pytest.mark.django_db(transaction=True)

@@ -1,7 +1,5 @@
 """Tenants, their people, plans, and subscriptions with their history."""
 
-import re
-from datetime import datetime
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -17,14 +15,23 @@ from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from billing_site import timeline
-from billing_site.admin.views import BADGES, Found, ReadOnly, ReadOnlyRows, link, when, yes_or_no
+from billing_site.admin.verbs import LIST_ACTIONS, VERB_PAGES, OffersVerbs
+from billing_site.admin.views import (
+    BADGES,
+    Found,
+    Names,
+    ReadOnly,
+    ReadOnlyRows,
+    changes,
+    link,
+    names,
+    when,
+    yes_or_no,
+)
 from notifications.models import Notice
 from subscriptions.forecast import next_step
 from subscriptions.models import AuditEntry, Member, Plan, PlanPrice, SetAside, Subscription, Tenant
 from webhooks.models import StripeEvent, StripeLink
-
-INSTANT = re.compile(r"\d{4}-\d\d-\d\dT")
-Names = dict[str, dict[int, str]]  # what the audit knows by key: column → key → name
 
 admin.site.unregister([User, Group])
 
@@ -70,7 +77,7 @@ class SubscriptionRows(ReadOnlyRows):
 
 
 @admin.register(Tenant)
-class TenantAdmin(Found):
+class TenantAdmin(OffersVerbs, Found):
     list_display = ("name", "slug", "billing_email", "created_at")
     search_fields = ("name", "slug", "billing_email", "contact_email")
     readonly_fields = ("created_at",)
@@ -154,12 +161,14 @@ class NoticeRows(ReadOnlyRows):
 
 
 @admin.register(Subscription)
-class SubscriptionAdmin(ReadOnly, Found):
+class SubscriptionAdmin(OffersVerbs, ReadOnly, Found):
     list_display = ("number", "of_tenant", "type", "state", "plan", "ends", "next_change")
     list_filter = ("status", "type", "plan", "on_hold", "cancel_at_term_end")
     search_fields = ("number", "tenant__name", "tenant__slug", "stripe_link__stripe_subscription_id")
     search_help_text = "Number, tenant, or Stripe subscription id"
     list_select_related = ("tenant", "plan")
+    actions = LIST_ACTIONS
+    custom_urls = VERB_PAGES
     inlines = (AuditRows, NoticeRows)
     fieldsets = (
         (None, {"fields": ("number", "of_tenant", "parent", "type", "state", "plan", "price")}),
@@ -287,30 +296,3 @@ def source_link(entry: AuditEntry) -> str:
     """A Stripe event's own page, where the source is one; a replay belongs to the event it repeats."""
     event_id = entry.source_id.partition("~")[0]
     return link(StripeEvent(pk=event_id), entry.source_id) if event_id.startswith("evt_") else entry.source_id or "–"
-
-
-def names() -> Names:
-    prices = PlanPrice.objects.select_related("plan")
-    return {
-        "plan_id": dict(Plan.objects.values_list("pk", "name")),
-        "price_id": {price.pk: str(price) for price in prices},
-    }
-
-
-def changes(entry: AuditEntry, names: Names) -> str:
-    """What moved, a line a column; plans and prices by name. What merely began as "no" is left out."""
-    rows = [
-        (column.removesuffix("_id"), *(_shown(names.get(column, {}).get(value, value)) for value in (old, new)))
-        for column, (old, new) in entry.changes.items()
-        if (old, new) != (None, False)
-    ]
-    return format_html_join("", "<div><b>{}</b>: {} → {}</div>", rows)
-
-
-def _shown(value: object) -> str:
-    if value in (None, ""):
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    text = str(value)
-    return when(datetime.fromisoformat(text)) if INSTANT.match(text) else text

@@ -1,5 +1,6 @@
 """What the pages of the back office share."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -7,11 +8,15 @@ from typing import Any
 from django.db.models import Model
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
+from subscriptions.models import AuditEntry, Plan, PlanPrice
+
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT")
+Names = dict[str, dict[int, str]]  # what the audit knows by key: column → key → name
 BADGES = {
     "ACTIVE": "success", "DONE": "success", "SENT": "success", "TRIAL": "info", "PENDING": "info", "GRACE": "warning",
     "SUSPENDED": "danger", "PARKED": "danger", "FAILED": "danger",
@@ -72,3 +77,30 @@ def yes_or_no(column: str, description: str) -> Callable[[Any, Model], str]:
 def when(instant: datetime | None) -> str:
     """An instant as staff read it: UTC, to the second."""
     return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if instant else "–"
+
+
+def names() -> Names:
+    prices = PlanPrice.objects.select_related("plan")
+    return {
+        "plan_id": dict(Plan.objects.values_list("pk", "name")),
+        "price_id": {price.pk: str(price) for price in prices},
+    }
+
+
+def changes(entry: AuditEntry, names: Names) -> str:
+    """What moved, a line a column; plans and prices by name. What merely began as "no" is left out."""
+    rows = [
+        (column.removesuffix("_id"), *(_shown(names.get(column, {}).get(value, value)) for value in (old, new)))
+        for column, (old, new) in entry.changes.items()
+        if (old, new) != (None, False)
+    ]
+    return format_html_join("", "<div><b>{}</b>: {} → {}</div>", rows)
+
+
+def _shown(value: object) -> str:
+    if value in (None, ""):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = str(value)
+    return when(datetime.fromisoformat(text)) if INSTANT.match(text) else text

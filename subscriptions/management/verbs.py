@@ -1,4 +1,5 @@
-"""The verbs of `manage.py subscription`: for each its words, its own arguments, and the verb of `lifecycle` it calls.
+"""The verbs of `manage.py subscription`, which the back office offers as forms, too: for each its words, its own
+arguments, and the verb of `lifecycle` that it calls.
 
 To add one, add a row to VERBS.
 """
@@ -20,7 +21,14 @@ from subscriptions.management.arguments import instant, number, text
 from subscriptions.models import THIS_TRANSACTION, AuditEntry, Plan, PlanPrice, Subscription, Tenant
 from subscriptions.states import EndReason
 
-Options = Mapping[str, Any]  # what the command line says, with its plan and price found
+Options = Mapping[str, Any]  # what the command line says, or a form, with its plan and price found
+GRANT = "subscriptions.grant_another_trial"  # the permission that `another_trial` takes: edges ask for it
+
+
+class NotWritten(DomainError):
+    """The database did not take it."""
+
+    code = "not_written"
 
 
 @dataclass(frozen=True)

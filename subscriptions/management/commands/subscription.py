@@ -19,19 +19,12 @@ from subscriptions.management import lines
 from subscriptions.management.arguments import add_dry_run, add_now, add_reason, add_source, text
 from subscriptions.management.named import Name, named
 from subscriptions.management.portrait import portrait
-from subscriptions.management.verbs import VERBS, By, Options, Verb, of_subscription, sold
+from subscriptions.management.verbs import GRANT, VERBS, By, NotWritten, Options, Verb, of_subscription, sold
 from subscriptions.models import AuditEntry
 
 SHOW = "Show subscriptions: status, dates, family, what comes next, and all that happened."
 NUMBERS = "subscriptions by their numbers; - or none: from standard input, one a line"
-GRANT = "subscriptions.grant_another_trial"
 LONG_RUN = 100  # from so many on, and every so many, a person at a terminal is told how far it is
-
-
-class NotWritten(DomainError):
-    """The database did not take it."""
-
-    code = "not_written"
 
 
 class Outcome(Protocol):
