@@ -8,12 +8,13 @@ from typing import Any
 import redis
 from django.conf import settings
 from django.db import DatabaseError, connection
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 
 from notifications.models import Notice
-from subscriptions.models import STEPS_BY_ITSELF, Subscription
+from subscriptions.models import STEPS_BY_ITSELF, SetAside, Subscription
 from webhooks.models import StripeEvent
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,8 @@ def _inbox() -> str:
 
 def _clock() -> str:
     """A deadline that has passed and was not acted upon: nobody advances subscriptions."""
-    due = Subscription.objects.filter(STEPS_BY_ITSELF)
+    aside = SetAside.objects.filter(root=Coalesce(OuterRef("parent_id"), OuterRef("pk")))  # shown in the back office
+    due = Subscription.objects.filter(STEPS_BY_ITSELF, ~Exists(aside))
     interval = timedelta(seconds=settings.LIFECYCLE_INTERVAL_SECONDS)
     return _late("the oldest passed deadline waits", due, "next_deadline", LATE + interval)
 

@@ -7,16 +7,10 @@ import css_inline
 from django.template.loader import render_to_string
 
 from notifications.kinds import Kind
-from subscriptions.models import PlanPrice, Subscription
+from subscriptions.models import Subscription
 from subscriptions.states import Status
 
 _inliner = css_inline.CSSInliner(load_remote_stylesheets=False)
-
-# Currencies whose minor unit is not a hundredth (ISO 4217, as Stripe counts them).
-WITHOUT_CENTS = frozenset(
-    {"BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF"}
-)
-THOUSANDTHS = frozenset({"BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"})
 
 
 @dataclass(frozen=True)
@@ -36,18 +30,11 @@ def letter(kind: Kind, subscription: Subscription) -> Letter:
         "subscription": subscription,
         "until": _day(_until(subscription)),
         "term_end": _day(subscription.term_end),
-        "price": subscription.price and money(subscription.price),
+        "price": subscription.price and subscription.price.money,
     }
     subject, _, body = render_to_string(f"{template}.txt", context).partition("\n")
     html = _inliner.inline(render_to_string(f"{template}.html", context | {"subject": subject}))
     return Letter(_one_line(subject), body.strip() + "\n", html)
-
-
-def money(price: PlanPrice) -> str:
-    """`1,234.50 EUR`: whole minor units all the way."""
-    decimals = 0 if price.currency in WITHOUT_CENTS else 3 if price.currency in THOUSANDTHS else 2
-    units, rest = divmod(price.amount_minor, 10**decimals)
-    return f"{units:,}{f'.{rest:0{decimals}}' if decimals else ''} {price.currency}"
 
 
 def _one_line(name: str) -> str:

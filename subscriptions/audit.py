@@ -1,7 +1,7 @@
 """Change and evidence, written by the same statement.
 
 The database holds the other end of the promise: a change of a tracked column without its audit entry cannot commit,
-and an audit entry cannot be changed (migration 0002).
+and an audit entry cannot be changed (`migrations/_evidence.py`, migration 0002).
 """
 
 import json
@@ -16,7 +16,7 @@ from subscriptions.errors import ReasonMissing
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import Action
 
-# What cannot change without evidence. The trigger of migration 0003 compares the same columns.
+# What cannot change without evidence. The trigger compares the same columns (migration 0003).
 TRACKED = (
     "type", "status", "plan", "price", "term_start", "term_end", "anniversary", "time_zone", "term_deadline",
     "grace_end", "suspension_end", "on_hold", "own_hold", "auto_renews", "cancel_at_term_end", "ended_at",

@@ -11,6 +11,7 @@ statement of the sweep says the same in SQL.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -171,7 +172,8 @@ def renewed(subscription: Subscription, term_end: datetime, now: datetime) -> di
     """
     is_over = subscription.term_end <= now
     term_start = subscription.term_end if is_over else subscription.term_start
-    values: dict[str, object] = {"term_start": term_start, "term_end": term_end, "cancel_at_term_end": False}
+    is_last = subscription.type == Type.TEMPORARY  # it ends by itself, later now
+    values: dict[str, object] = {"term_start": term_start, "term_end": term_end, "cancel_at_term_end": is_last}
     return values if subscription.on_hold else values | {"status": Status.ACTIVE}
 
 
@@ -208,13 +210,25 @@ def cancelled(subscription: Subscription, now: datetime, *, at_term_end: bool) -
     return Action.EXPIRED, into(Status.EXPIRED, subscription, now, EndReason.CANCELLED)
 
 
-def by_its_dates(subscription: Subscription, now: datetime) -> dict[str, object]:
+def amended(subscription: Subscription, term_end: datetime, now: datetime) -> dict[str, object]:
+    """The columns of a subscription whose term was to end at `term_end` all along."""
+    moved = copy(subscription)
+    moved.term_end = term_end
+    values: dict[str, object] = {"term_end": term_end}
+    if subscription.on_hold or subscription.status not in (Status.GRACE, Status.SUSPENDED):
+        return values
+    if now < term_end:
+        return values | into(Status.ACTIVE, moved, now)
+    return values | into(Status.GRACE, moved, now) if subscription.status == Status.GRACE else values
+
+
+def by_its_dates(subscription: Subscription, now: datetime, *, was_on_trial: bool) -> dict[str, object]:
     """The columns of a subscription that is suspended, once only its dates speak: what the clock would have made of it.
 
     Nothing ends by this but what was cancelled: where even the suspension would be over, it begins anew.
     """
     if now < subscription.term_deadline:
-        return into(Status.TRIAL if subscription.type == Type.TRIAL else Status.ACTIVE, subscription, now)
+        return into(Status.TRIAL if was_on_trial else Status.ACTIVE, subscription, now)
     if subscription.cancel_at_term_end:
         return into(Status.EXPIRED, subscription, now, EndReason.CANCELLED_AT_TERM_END)
     grace = into(Status.GRACE, subscription, subscription.term_deadline)

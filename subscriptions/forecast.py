@@ -28,18 +28,6 @@ class Step:
     end_reason: EndReason | None = None
 
 
-def next_step(subscription: Subscription) -> Step | None:
-    """What the clock does next with this subscription, and when; None if nothing. Pure: reads DEADLINES and the row."""
-    rule = DEADLINES.get(Status(subscription.status))
-    at: datetime | None = getattr(subscription, rule.column) if rule else None
-    if rule is None or at is None:
-        return None
-    is_cancelled = subscription.cancel_at_term_end
-    status = rule.if_cancelled if is_cancelled else rule.then
-    why = end_reason(status, is_cancelled=is_cancelled)
-    return Step(at, status, EndReason(why) if why else None)
-
-
 @dataclass(frozen=True)
 class Moment:
     """One thing that will become true of one subscription."""
@@ -48,6 +36,34 @@ class Moment:
     subscription: Subscription  # as it is then
     action: Action
     why: str
+
+
+def next_step(subscription: Subscription) -> Step | None:
+    """What the clock does next with this subscription, and when; None if nothing. An add-on's parent, and its plan, are
+    read: what it does next is often what its MAIN does.
+    """
+    if subscription.parent is None:
+        return _own_step(subscription)
+    family = Family(subscription.parent, [subscription], subject=subscription)
+    moments = _play(_copied(family), [], terms.LATEST)
+    return next((_step(moment) for moment in moments if moment.subscription.pk == subscription.pk), None)
+
+
+def _step(moment: Moment) -> Step:
+    end_reason = moment.subscription.end_reason
+    return Step(moment.at, Status(moment.subscription.status), EndReason(end_reason) if end_reason else None)
+
+
+def _own_step(subscription: Subscription) -> Step | None:
+    """What the clock does with the row as it is. Pure: reads DEADLINES."""
+    rule = DEADLINES.get(Status(subscription.status))
+    at: datetime | None = getattr(subscription, rule.column) if rule else None
+    if rule is None or at is None:
+        return None
+    is_cancelled = subscription.cancel_at_term_end
+    status = rule.if_cancelled if is_cancelled else rule.then
+    why = end_reason(status, is_cancelled=is_cancelled)
+    return Step(at, status, EndReason(why) if why else None)
 
 
 @dataclass(frozen=True)
@@ -136,7 +152,7 @@ def _play(family: Family, what_if: list[WhatIf], now: datetime) -> Iterator[Mome
 def _clock(family: Family) -> list[tuple[Step, Subscription]]:
     """What the clock will do next with each member that it moves by itself; cancelled add-ons before their root."""
     alone = [addon for addon in family.addons if addon.cancel_at_term_end]
-    return [(step, member) for member in (*alone, family.root) if (step := next_step(member))]
+    return [(step, member) for member in (*alone, family.root) if (step := _own_step(member))]
 
 
 def _would(family: Family, change: WhatIf) -> Iterator[Moment]:
@@ -163,7 +179,7 @@ def _apply(family: Family, action: Action, at: datetime, values: Mapping[str, ob
         for column, (_, value) in change.differences.items():
             setattr(member, column, value)
         member.version += 1
-        member.next_deadline = step.at if (step := next_step(member)) else None
+        member.next_deadline = step.at if (step := _own_step(member)) else None
         yield Moment(at, copy(member), change.action, why if member is family.subject else FOLLOWS)
 
 
@@ -174,6 +190,7 @@ def _families(subscriptions: QuerySet[Subscription]) -> list[Family]:
         F("parent").asc(nulls_first=True), "pk"
     ):
         if member.root_id in families:
+            member.parent = families[member.root_id].root
             families[member.root_id].addons.append(member)
         else:
             families[member.pk] = Family(member, [], subject=member)

@@ -17,7 +17,7 @@ from datetime import datetime
 from enum import Enum
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Max, QuerySet
+from django.db.models import Max, Q, QuerySet
 
 from subscriptions import families, terms
 from subscriptions.audit import Actor, write_first
@@ -31,12 +31,14 @@ from subscriptions.errors import (
     InvalidTerm,
     LiveMainExists,
     NoPrice,
+    SourceReused,
     TrialUsed,
 )
 from subscriptions.families import (
     CALENDAR,
     STATE,
     Family,
+    amended,
     as_its_main,
     by_its_dates,
     cancelled,
@@ -94,7 +96,7 @@ def start(
     plan = purchase.plan
     try:
         with transaction.atomic(savepoint=False), _constraints_by_name():
-            number = _free_number(now, source_id)
+            number = _free_number(now, source_id, tenant_id, parent_id)
             if number is None:
                 return None
             _check_price(plan, purchase.price)
@@ -150,11 +152,12 @@ def activate(
             return None
         _only_main(family)
         is_trial_at_work = family.subject.type == Type.TRIAL and family.subject.status == Status.ACTIVE
-        if not (purchase and is_trial_at_work):  # one whose hold was lifted
+        if not (purchase and is_trial_at_work):  # it has had a payment, and no purchase
             _allow(family.subject, Status.ACTIVE)
         values: dict[str, object] = {"status": Status.ACTIVE}
         if purchase:
             _check_price(purchase.plan, purchase.price)
+            _check_covers(now, purchase.term_end)
             becomes = Type(purchase.plan.type)
             if becomes == Type.ADDON or (becomes != family.subject.type != Type.TRIAL):
                 raise InvalidPlan
@@ -179,7 +182,8 @@ def renew(
 
     A term that is over is followed by a new one that starts where it ended, or, without a `term_end` and after a
     suspension, by the one that covers `now`; one that still runs grows. The anniversary is kept. A `term_end` not later
-    than the present one changes nothing, None.
+    than the present one changes nothing, None. What is suspended comes back for a term that covers `now` only:
+    InvalidTerm for one that is over.
     Raises NoPrice where neither a price nor a date says how long.
     """
     with families.locked(subscription_id, now, source_id, Action.RENEWED) as family:
@@ -191,10 +195,13 @@ def renew(
         if term_end is None:
             values = continued(subject, now)
         elif terms.aware(term_end, "term_end") > subject.term_end:
+            if subject.status == Status.SUSPENDED and not subject.on_hold:
+                _check_covers(now, term_end)
             values = renewed(subject, term_end, now)
         else:
             return None
-        values["cancel_at_term_end"] = cancel_at_term_end
+        if cancel_at_term_end:
+            values["cancel_at_term_end"] = True
         return family.write(Action.RENEWED, now, values, actor=actor, source_id=source_id, reason=reason)
 
 
@@ -208,13 +215,15 @@ def first_term_end(tenant_id: int, plan: Plan, price: PlanPrice | None, term_sta
 def amend_term(
     subscription_id: int, *, term_end: datetime, actor: Actor, now: datetime, source_id: str = "", reason: str = ""
 ) -> AuditEntry | None:
-    """Move `term_end` and nothing else: a trial that was extended, a date that was wrong. Raises InvalidTerm."""
+    """Move `term_end`: a trial that was extended, a date that was wrong. What had gone into GRACE or SUSPENDED by the
+    wrong date is ACTIVE again while the right one is yet to come. Raises InvalidTerm.
+    """
     with families.locked(subscription_id, now, source_id, Action.AMENDED) as family:
         if family.repeated:
             return None
         _only_main(family)
         _alive(family.subject, "its term is history.")
-        values = {"term_end": terms.aware(term_end, "term_end")}
+        values = amended(family.subject, terms.aware(term_end, "term_end"), now)
         return family.write(Action.AMENDED, now, values, actor=actor, source_id=source_id, reason=reason)
 
 
@@ -312,7 +321,7 @@ def lift_hold(
         if not subject.on_hold:
             raise IllegalTransition(f"{subject.number} is not on hold.")
         if subject is root:
-            values = by_its_dates(subject, now)
+            values = by_its_dates(subject, now, was_on_trial=_was_on_trial(subject))
         elif subject.own_hold:
             values = as_its_main(subject, vars(root), now) | {"own_hold": False}
         else:
@@ -340,6 +349,8 @@ def resume(
         if family.repeated:
             return None
         _allow(family.subject, Status.EXPIRED)
+        if family.subject.cancel_at_term_end and family.subject.term_end <= now:
+            raise IllegalTransition(f"{family.subject.number} has ended with its term: renew it, or sell anew.")
         if family.subject.term_end != family.root.term_end:
             raise AddonFollowsMain("Its main subscription has been renewed without it.")
         values = {"cancel_at_term_end": False}
@@ -388,6 +399,12 @@ def _allow(subscription: Subscription, to: Status) -> None:
         raise IllegalTransition(f"{subscription.number} is on hold: only lifting the hold brings it back.")
 
 
+def _check_covers(now: datetime, term_end: datetime) -> None:
+    """It becomes ACTIVE, and must not end by the clock in the same minute."""
+    if term_end <= now:
+        raise InvalidTerm(f"A term that ends on {term_end.isoformat()} is over.")
+
+
 def _only_main(family: Family) -> None:
     if family.subject is not family.root:
         raise AddonFollowsMain
@@ -411,6 +428,8 @@ def _bought(purchase: Purchase, tenant_id: int) -> dict[str, object]:
     time_zone = _time_zone(purchase.plan, tenant_id)
     anniversary = terms.kept_anniversary(purchase.term_start, purchase.term_end, time_zone)
     columns = {field.name: getattr(purchase, field.name) for field in fields(purchase)}
+    if purchase.plan.type == Type.TEMPORARY:  # it ends by itself: nobody waits for a payment
+        columns["cancel_at_term_end"] = True
     return columns | {"time_zone": time_zone, "anniversary": anniversary}
 
 
@@ -464,13 +483,28 @@ def _started(source_id: str) -> QuerySet[AuditEntry]:
     return AuditEntry.objects.filter(source_id=source_id, action=Action.STARTED).exclude(source_id="")
 
 
-def _free_number(now: datetime, source_id: str) -> str | None:
-    """A number that nobody has; None if this source has started a subscription already. Constraints decide a race."""
+def _was_on_trial(subscription: Subscription) -> bool:
+    """Whether what is suspended was on trial when it was, and nobody has paid since."""
+    paid_or_moved = Q(action__in=[Action.RENEWED, Action.ACTIVATED]) | Q(changes__has_key="status")
+    last = subscription.audit.filter(paid_or_moved).order_by("-version").first()
+    return last is not None and last.changes.get("status") == [Status.TRIAL, Status.SUSPENDED]
+
+
+def _free_number(now: datetime, source_id: str, tenant_id: int, parent_id: int | None) -> str | None:
+    """A number that nobody has; None if this source has started this subscription already. Constraints decide a race.
+
+    Raises SourceReused if it has started another one: for another tenant, or of another family.
+    """
+    born = ("number", "tenant_id", "parent_id")
     while True:
         number = new_number(now)
-        same_number = Subscription.objects.filter(number=number).values_list("number")
-        found = set(same_number.union(_started(source_id).values_list("subscription__number")))
+        same_number = Subscription.objects.filter(number=number).values_list(*born)
+        started = _started(source_id).values_list(*(f"subscription__{column}" for column in born))
+        found = set(same_number.union(started))
         if not found:
             return number
-        if found != {(number,)}:
-            return None
+        for taken, *of in found:
+            if taken != number:
+                if of != [tenant_id, parent_id]:
+                    raise SourceReused(f"This source has started {taken} already.")
+                return None

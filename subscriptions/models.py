@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Cast, Now
 
+from subscriptions.money import money
 from subscriptions.states import DEADLINES, GRANTS_ACCESS, LIVE, Action, EndReason, Status, Type
 
 # A family moves together with its root; only an add-on that was cancelled ends by itself.
@@ -127,14 +128,18 @@ class PlanPrice(models.Model):
 
     def __str__(self) -> str:
         count = f"{self.interval_count} {self.interval}s" if self.interval_count > 1 else self.interval
-        return f"{self.plan}, {self.amount_minor / 100:.2f} {self.currency} per {count}"
+        return f"{self.plan}, {self.money} per {count}"
+
+    @property
+    def money(self) -> str:
+        return money(self.amount_minor, self.currency)
 
 
 class Subscription(models.Model):
     """One thing that a tenant bought, for a term.
 
     State is changed by the verbs of `lifecycle` and nothing else: a change of a column in `audit.TRACKED` cannot commit
-    without its audit entry (the trigger is in migration 0002).
+    without its audit entry (the trigger is in `migrations/_evidence.py`).
     """
 
     # Every status change writes to every index of its row: none here that another one covers or nobody reads.

@@ -16,8 +16,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import DataError, IntegrityError, InternalError, connection, transaction
+from django.db import DataError, IntegrityError, ProgrammingError, connection, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
+from psycopg.errors import RaiseException
 
 from subscriptions import terms
 from subscriptions.audit import CLOCK
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 5_000
 RETRY_AFTER = timedelta(hours=1)
-REFUSALS = (IntegrityError, DataError, InternalError)  # of the rows themselves: anything else will pass by itself
+REFUSALS = (IntegrityError, DataError, ProgrammingError)  # of which those of the rows themselves: see _blames_a_row
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,10 @@ def _take(root_ids: list[int], now: datetime) -> Iterator[Steps]:
     try:
         with transaction.atomic():
             steps = _move(_locked(root_ids), now)
+            connection.check_constraints()  # what a commit would refuse is refused here: a dry run commits nothing
     except REFUSALS as error:
+        if not _blames_a_row(error):
+            raise
         if len(root_ids) == 1:
             _set_aside(root_ids[0], error, now)
             return
@@ -98,6 +102,11 @@ def _take(root_ids: list[int], now: datetime) -> Iterator[Steps]:
     else:
         if steps:
             yield steps
+
+
+def _blames_a_row(error: Exception) -> bool:
+    """Whether the rows are to blame, by a constraint, a value or a trigger. Whatever else fails is nobody's fault."""
+    return not isinstance(error, ProgrammingError) or isinstance(error.__cause__, RaiseException)
 
 
 def _locked(root_ids: list[int]) -> list[int]:

@@ -218,7 +218,7 @@ def test_the_preview_shows_what_happens_to_every_member_of_the_family(alice: Cli
 @pytest.mark.parametrize(
     ("offer", "said", "before", "message"),
     [
-        ("renew", {}, "ACTIVE", "has no price"),
+        ("renew", {}, "ACTIVE", "No price says"),
         ("renew", {"until": LATER}, "EXPIRED", "is EXPIRED"),
         ("lift-hold", {}, "ACTIVE", "is not on hold"),
         ("activate", {}, "HOLD", "only lifting the hold"),

@@ -393,7 +393,7 @@ def test_the_whole_history_is_that_of_every_subscription_and_of_nobody_else(acme
     advance(FEB_1)
     told = member_of(acme).get(HISTORY).json()["results"]
     assert [(e["subscription"], e["action"]) for e in told] == [
-        (second.number, "grace_started"),
+        (second.number, "expired"),
         (first.number, "grace_started"),
         (second.number, "started"),
         (first.number, "started"),

@@ -14,7 +14,7 @@ from billing_site.local import ports
 from billing_site.local.caught_mail import Mailbox
 from billing_site.local.mail_catcher import MailCatcher
 from notifications import delivery, kinds
-from notifications.letters import Letter, letter, money
+from notifications.letters import Letter, letter
 from notifications.models import Notice
 from subscriptions import lifecycle
 from subscriptions.lifecycle import CancelAt, Purchase
@@ -359,7 +359,7 @@ def test_the_letter_about_grace_says_that_service_goes_on_and_until_when() -> No
     advance(FEB_1)
     assert words(s, "grace_started").subject == f"Payment is due for {s.number} (Fleet)"
     assert paragraphs(words(s, "grace_started").text)[1] == (
-        f"The paid term of {s.number} is over and no payment has reached us yet.\n"
+        f"No payment for the next term of {s.number} has reached us yet.\n"
         "Your service goes on without any change until 15 February 2026, 00:00 UTC.\n"
         "If no payment arrives by then, service will be suspended."
     )
@@ -583,7 +583,7 @@ def part(mail: EmailMessage, subtype: str) -> str:
     ],
 )
 def test_an_amount_is_said_in_the_units_of_its_currency(amount: int, currency: str, said: str) -> None:
-    assert money(PlanPrice(amount_minor=amount, currency=currency)) == said
+    assert PlanPrice(amount_minor=amount, currency=currency).money == said
 
 
 @pytest.mark.django_db

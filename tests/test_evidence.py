@@ -124,6 +124,22 @@ def test_an_entry_that_does_not_name_what_changed_is_no_evidence() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "changes",
+    ["""{"term_end": [null, "2026-01-30T00:00:00Z"]}""", """{"term_end": [null, null]}""", """["term_end"]"""],
+)
+def test_an_entry_that_says_something_else_than_what_is_written_is_no_evidence(changes: str) -> None:
+    s = subscription()
+    with refused_by(EVIDENCE) as cursor:
+        cursor.execute("UPDATE subscriptions SET term_end = %s, version = 2 WHERE id = %s", [on(1, 31), s.pk])
+        cursor.execute(
+            """INSERT INTO subscription_audit
+                   (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, changes)
+               VALUES (%s, %s, 2, 'amended', now(), 'staff:1', '', 'by hand', %s)""",
+            [s.pk, s.tenant_id, changes],
+        )
+
+
 def test_an_entry_of_another_tenant_is_no_evidence() -> None:
     s, other = subscription(), subscription()
     with refused_by(EVIDENCE) as cursor:

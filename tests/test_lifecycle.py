@@ -57,7 +57,7 @@ STATES = "                          TRIAL      ACTIVE     GRACE      SUSPENDED  
 LEADS_TO = """
     activate             |  ACTIVE     -          ACTIVE     ACTIVE     -          -
     renew                |  ACTIVE     ACTIVE     ACTIVE     ACTIVE     HOLD       -
-    amend_term           |  TRIAL      ACTIVE     GRACE      SUSPENDED  HOLD       -
+    amend_term           |  TRIAL      ACTIVE     ACTIVE     ACTIVE     HOLD       -
     change_plan          |  TRIAL      ACTIVE     GRACE      SUSPENDED  HOLD       -
     enter_grace          |  GRACE      GRACE      -          -          -          -
     suspend              |  SUSPENDED  SUSPENDED  SUSPENDED  -          -          -
@@ -163,11 +163,11 @@ def test_a_verb_takes_a_lock_a_read_and_a_write(verb: str) -> None:
     with CaptureQueriesContext(connection) as queries:
         assert VERBS[verb](s, **by(JAN_10, "request-1"))
     made_here = 'INSERT INTO "plans"'
-    lock, read, write = [sql for query in queries if not (sql := query["sql"].strip()).startswith(made_here)]
+    lock, *reads, write = [sql for query in queries if not (sql := query["sql"].strip()).startswith(made_here)]
+    assert len(reads) == (2 if verb == "lift_hold" else 1)  # what it was when it was suspended is in the audit
     assert lock.startswith("SELECT")
     assert lock.endswith("FOR NO KEY UPDATE")
-    assert read.startswith("SELECT")
-    assert "FOR NO KEY UPDATE" not in read
+    assert all(read.startswith("SELECT") and "FOR NO KEY UPDATE" not in read for read in reads)
     assert write.startswith("WITH")
     assert "INSERT INTO subscription_audit" in write
 
@@ -475,10 +475,26 @@ def test_a_term_may_end_on_a_leap_day_and_in_the_far_future() -> None:
 # --- amend_term, change_plan -----------------------------------------------------------------------------------------
 
 
-def test_amending_a_term_moves_its_end_either_way_and_nothing_else() -> None:
-    s = in_state("GRACE")
+@pytest.mark.parametrize("before", ["TRIAL", "ACTIVE", "HOLD"])
+def test_amending_a_term_moves_its_end_either_way_and_nothing_else(before: str) -> None:
+    s = in_state(before)
     assert changed(lifecycle.amend_term(s.pk, term_end=MAR_1, **by(JAN_10))) == {"term_end": (FEB_1, MAR_1)}
     assert changed(lifecycle.amend_term(s.pk, term_end=on(1, 8), **by(JAN_10))) == {"term_end": (MAR_1, on(1, 8))}
+
+
+@pytest.mark.parametrize("before", ["GRACE", "SUSPENDED"])
+def test_what_ended_by_a_wrong_date_is_active_again_by_the_right_one(before: str) -> None:
+    s = in_state(before)
+    lifecycle.amend_term(s.pk, term_end=MAR_1, **by(on(2, 3)))
+    s.refresh_from_db()
+    assert (s.status, s.term_end, s.grace_end, s.suspension_end) == ("ACTIVE", MAR_1, None, None)
+
+
+def test_a_grace_period_is_counted_from_the_amended_end_of_a_term_that_is_over() -> None:
+    s = in_state("GRACE")
+    lifecycle.amend_term(s.pk, term_end=on(2, 2), **by(on(2, 3)))
+    s.refresh_from_db()
+    assert (s.status, s.grace_end) == ("GRACE", on(2, 16))
 
 
 def test_amending_a_term_to_nothing_is_refused() -> None:

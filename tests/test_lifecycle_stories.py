@@ -13,7 +13,16 @@ from django.test import Client
 from django.utils import timezone
 
 from subscriptions import lifecycle
-from subscriptions.errors import AddonFollowsMain, IllegalTransition, InvalidPlan, LiveMainExists, NoPrice, TrialUsed
+from subscriptions.errors import (
+    AddonFollowsMain,
+    IllegalTransition,
+    InvalidPlan,
+    InvalidTerm,
+    LiveMainExists,
+    NoPrice,
+    SourceReused,
+    TrialUsed,
+)
 from subscriptions.families import into
 from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import AuditEntry, Member, Plan, Subscription, Tenant
@@ -293,7 +302,7 @@ def test_of_four_trials_at_once_one_begins(another: bool) -> None:
         ({"grace_days": 0, "suspension_days": 0}, [FEB_1, FEB_1, FEB_1]),
     ],
 )
-@pytest.mark.parametrize("of", [Type.TEMPORARY, Type.MAIN, Type.TRIAL])
+@pytest.mark.parametrize("of", [Type.MAIN, Type.TRIAL])
 def test_a_term_runs_out_by_the_windows_of_its_plan(of: Type, windows: dict[str, int], ends: list[datetime]) -> None:
     s = subscription(plan=PlanFactory.create(type=of, **windows))
     advance(DEC_31)
@@ -301,13 +310,55 @@ def test_a_term_runs_out_by_the_windows_of_its_plan(of: Type, windows: dict[str,
     assert ended(s) == (ends[-1], EndReason.SUSPENSION_OVER)
 
 
-def test_a_temporary_one_ends_beside_a_main_that_goes_on() -> None:
+def test_a_temporary_one_ends_with_its_term_beside_a_main_that_goes_on() -> None:
     main = subscription(term=(JAN_1, DEC_31))
     temporary = subscription(Type.TEMPORARY, tenant=main.tenant, term=(on(1, 10), on(1, 17)))
-    lifecycle.cancel(temporary.pk, at=CancelAt.TERM_END, **by(on(1, 12)))
     advance(FEB_1)
     assert states(main, temporary) == ["ACTIVE", "EXPIRED"]
     assert ended(temporary) == (on(1, 17), EndReason.CANCELLED_AT_TERM_END)
+
+
+def test_a_temporary_one_that_is_renewed_ends_with_its_new_term() -> None:
+    temporary = subscription(Type.TEMPORARY)
+    lifecycle.renew(temporary.pk, term_end=MAR_1, **by(on(1, 20)))
+    advance(DEC_31)
+    assert ended(temporary) == (MAR_1, EndReason.CANCELLED_AT_TERM_END)
+
+
+def test_a_main_on_trial_that_was_held_is_on_trial_again_unless_somebody_paid() -> None:
+    held, paid = subscription(status=Status.TRIAL), subscription(status=Status.TRIAL)
+    for s in (held, paid):
+        lifecycle.suspend(s.pk, hold=True, **by(on(1, 5)))
+    lifecycle.renew(paid.pk, term_end=MAR_1, **by(on(1, 6)))
+    for s in (held, paid):
+        lifecycle.lift_hold(s.pk, **by(on(1, 7)))
+    assert states(held, paid) == ["TRIAL", "ACTIVE"]
+
+
+def test_a_payment_never_brings_back_what_would_end_in_the_same_minute() -> None:
+    s = subscription(plan=PlanFactory.create(suspension_days=365))
+    advance(on(4, 10))
+    with refused(InvalidTerm, "is over"):
+        lifecycle.renew(s.pk, term_end=MAR_1, **by(on(4, 10)))
+    trial = subscription(Type.TRIAL)
+    bought = Purchase(PlanFactory.create(), JAN_1, FEB_1)
+    with refused(InvalidTerm, "is over"):
+        lifecycle.activate(trial.pk, purchase=bought, **by(FEB_1))
+
+
+def test_a_cancellation_whose_term_is_over_cannot_be_undone_before_the_clock_comes_by() -> None:
+    s = subscription()
+    lifecycle.cancel(s.pk, at=CancelAt.TERM_END, **by(on(1, 5)))
+    with refused(IllegalTransition, "has ended with its term"):
+        lifecycle.resume(s.pk, **by(FEB_1))
+
+
+def test_a_source_that_started_something_for_one_tenant_starts_nothing_for_another() -> None:
+    plan, tenants = PlanFactory.create(), [TenantFactory.create() for _ in range(2)]
+    lifecycle.start(tenants[0].pk, Purchase(plan, JAN_1, FEB_1), **by(JAN_1, "po-1"))
+    with refused(SourceReused):
+        lifecycle.start(tenants[1].pk, Purchase(plan, JAN_1, FEB_1), **by(JAN_1, "po-1"))
+    assert lifecycle.start(tenants[0].pk, Purchase(plan, JAN_1, FEB_1), **by(JAN_1, "po-1")) is None
 
 
 def test_what_is_sold_ahead_serves_from_its_beginning_and_not_before() -> None:

@@ -9,8 +9,8 @@ from django.utils import timezone
 
 from billing_site.local import ports
 from notifications.models import Notice
-from subscriptions.models import Subscription
-from tests.builders import JAN_1, subscription
+from subscriptions.models import SetAside, Subscription
+from tests.builders import FEB_1, JAN_1, subscription
 from webhooks.models import StripeEvent
 
 ALL_WELL = {"database": "ok", "broker": "ok", "inbox": "ok", "clock": "ok", "notices": "ok"}
@@ -87,3 +87,10 @@ def test_a_notice_that_nobody_sends_is_named() -> None:
 def test_readiness_asks_four_things_of_the_database(django_assert_num_queries: Any) -> None:
     with django_assert_num_queries(4):
         ready()
+
+
+@pytest.mark.django_db
+def test_a_family_that_is_set_aside_does_not_take_the_service_down() -> None:
+    s = subscription(term=(JAN_1, FEB_1))
+    SetAside.objects.create(root=s, error="refused", since=FEB_1, retry_at=FEB_1)
+    assert ready() == (200, ALL_WELL)

@@ -954,7 +954,7 @@ def test_a_kill_loses_nothing_and_undelivered_events_go_out_after_the_restart(
         assert receiver.got == []
         second.knobs()
         second.wait_quiet()
-        assert len(receiver.got) == 12
+        assert len({json.loads(body)["id"] for _, body in receiver.got}) == 12  # at least once, each of them
 
 
 def test_a_taken_port_is_one_line_and_exit_1() -> None:

@@ -9,7 +9,7 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, ProgrammingError, connection, transaction
 
 from billing_site.local.process import CHECKOUT, module, wait_until
 from subscriptions import lifecycle, states, sweep
@@ -46,12 +46,42 @@ def test_a_family_that_the_database_refuses_is_set_aside_and_all_others_step(bat
     assert "one_audit_entry_per_version" in aside.error
 
 
-def test_a_family_whose_change_is_refused_only_at_the_commit_is_set_aside_too(at_commit: AtCommit) -> None:
+@pytest.mark.parametrize(
+    ("why", "said"),
+    [
+        ("RAISE EXCEPTION 'refused at the commit' USING ERRCODE = 'integrity_constraint_violation'", "at the commit"),
+        ("RAISE EXCEPTION 'refused by a trigger of somebody'", "by a trigger of somebody"),
+        ("PERFORM 1 / 0", "division by zero"),
+    ],
+)
+def test_a_family_whose_change_is_refused_only_at_the_commit_is_set_aside_too(
+    why: str, said: str, at_commit: AtCommit
+) -> None:
     bad, good = subscription(), subscription()
-    at_commit(bad, REFUSE)
+    at_commit(bad, why)
     advance(FEB_1)
     assert (state(bad), state(good)) == ("ACTIVE", "GRACE")
-    assert "refused at the commit" in SetAside.objects.get().error
+    assert said in SetAside.objects.get().error
+
+
+def test_what_is_wrong_with_the_code_sets_nobody_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    subscription()
+    monkeypatch.setattr(
+        sweep, "MOVE", sweep.MOVE.replace("INSERT INTO subscription_audit", "INSERT INTO no_such_table")
+    )
+    with pytest.raises(ProgrammingError):
+        advance(FEB_1)
+    assert not SetAside.objects.exists()
+
+
+def test_a_dry_run_sets_aside_what_only_a_commit_would_refuse(at_commit: AtCommit) -> None:
+    bad = subscription()
+    at_commit(bad, REFUSE)
+    out = StringIO()
+    with pytest.raises(CommandError, match="1 family could not be moved"):
+        call_command("advance_subscriptions", now=FEB_1, dry_run=True, stdout=out, stderr=StringIO())
+    assert "0 steps would be taken" in out.getvalue()
+    assert not SetAside.objects.exists()
 
 
 def test_an_addon_goes_nowhere_without_its_family() -> None:

@@ -61,7 +61,7 @@ class SubscriptionRows(ReadOnlyRows):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Subscription]:
         rows: QuerySet[Subscription] = super().get_queryset(request)
-        return rows.select_related("plan")
+        return rows.select_related("plan", "parent__plan")
 
     @display(description="Subscription")
     def found(self, subscription: Subscription) -> str:
@@ -166,7 +166,7 @@ class SubscriptionAdmin(OffersVerbs, ReadOnly, Found):
     list_filter = ("status", "type", "plan", "on_hold", "cancel_at_term_end")
     search_fields = ("number", "tenant__name", "tenant__slug", "stripe_link__stripe_subscription_id")
     search_help_text = "Number, tenant, or Stripe subscription id"
-    list_select_related = ("tenant", "plan")
+    list_select_related = ("tenant", "plan", "parent__plan")
     actions = LIST_ACTIONS
     custom_urls = VERB_PAGES
     inlines = (AuditRows, NoticeRows)

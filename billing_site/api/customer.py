@@ -88,7 +88,7 @@ class SubscriptionFilter(django_filters.FilterSet):
 
 
 def subscriptions_of(tenant: Tenant) -> QuerySet[Subscription]:
-    return tenant.subscriptions.select_related("plan", "price", "parent")
+    return tenant.subscriptions.select_related("plan", "price", "parent__plan")
 
 
 class SubscriptionList(generics.ListAPIView[Subscription]):

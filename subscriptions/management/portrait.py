@@ -105,7 +105,7 @@ def portrait(number: str, now: datetime) -> Portrait:
     return Portrait(
         subscription=s,
         others=[m for m in (family.root, *family.addons) if m is not s and m.status != "EXPIRED"],
-        step=forecast.next_step(s if by_itself else family.root),
+        step=forecast.next_step(s),
         moves_with=None if by_itself else family.root,
         set_aside=SetAside.objects.filter(root=s.root_id).first(),
         history=[*AuditEntry.objects.filter(subscription=s).select_related("subscription").order_by("version")],

@@ -15,7 +15,7 @@ from django.db.models import QuerySet, Subquery
 
 from subscriptions import families, lifecycle, terms
 from subscriptions.audit import Actor
-from subscriptions.errors import DomainError, SubscriptionNotFound, TenantNotFound
+from subscriptions.errors import DomainError, InvalidTerm, SubscriptionNotFound, TenantNotFound
 from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.management.arguments import instant, number, text
 from subscriptions.models import THIS_TRANSACTION, AuditEntry, Plan, PlanPrice, Subscription, Tenant
@@ -181,6 +181,8 @@ def _add_start(parser: ArgumentParser) -> None:
 def _start(options: Options, tenant: Found, by: By) -> dict[str, object]:
     parent = of_subscription(options["parent"]) if options["parent"] else None
     trial = of_subscription(options["converts"]) if options["converts"] else None
+    if parent and parent.term_end and parent.term_end <= (options["term_start"] or by.now):
+        raise InvalidTerm("The term of its main subscription is over by then: renew that first.")
     if parent and not options["term_end"]:
         options = {**options, "term_end": parent.term_end}
     return {
@@ -221,7 +223,7 @@ def _add_at(parser: ArgumentParser) -> None:
 
 def _add_why(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--why", choices=EndReason.values, default=EndReason.CANCELLED.value,
+        "--why", choices=[EndReason.CANCELLED.value, EndReason.NEVER_PAID.value], default=EndReason.CANCELLED.value,
         help="what its end is called (default: %(default)s)",
     )  # fmt: skip
 

@@ -12,6 +12,8 @@ TRACKED = (
     "end_reason",
 )  # fmt: skip
 
+FORMER = tuple(column for column in TRACKED if column not in ("anniversary", "time_zone", "own_hold"))
+
 # What was sold before has its first term's beginning as its anniversary, and trials are counted as they began.
 BACKFILL = """
 UPDATE subscriptions AS s
@@ -33,6 +35,11 @@ ALTER TABLE tenants ADD CONSTRAINT a_tenants_time_zone_is_known
     CHECK ((timestamptz '2026-01-01 00:00+00' AT TIME ZONE time_zone) IS NOT NULL);
 """
 
+NO_TIME_ZONES = """
+ALTER TABLE subscriptions DROP CONSTRAINT its_time_zone_is_known;
+ALTER TABLE tenants DROP CONSTRAINT a_tenants_time_zone_is_known;
+"""
+
 IDENTITY = """
 DROP TRIGGER identity_never_changes ON subscriptions;
 CREATE TRIGGER identity_never_changes BEFORE UPDATE ON subscriptions FOR EACH ROW
@@ -40,6 +47,8 @@ CREATE TRIGGER identity_never_changes BEFORE UPDATE ON subscriptions FOR EACH RO
           IS DISTINCT FROM (NEW.id, NEW.number, NEW.tenant_id, NEW.parent_id, NEW.trial_ordinal))
     EXECUTE FUNCTION subscriptions_keep_their_identity();
 """
+
+FORMER_IDENTITY = IDENTITY.replace(", OLD.trial_ordinal", "").replace(", NEW.trial_ordinal", "")
 
 
 class Migration(migrations.Migration):
@@ -129,7 +138,7 @@ class Migration(migrations.Migration):
             model_name='subscription',
             constraint=models.CheckConstraint(condition=models.Q(('own_hold', False), models.Q(('on_hold', True), ('parent__isnull', False)), _connector='OR'), name='only_an_addon_has_a_hold_of_its_own'),
         ),
-        migrations.RunSQL(TIME_ZONES, migrations.RunSQL.noop),
-        migrations.RunSQL(IDENTITY, migrations.RunSQL.noop),
-        migrations.RunSQL(evidence(TRACKED), migrations.RunSQL.noop),
+        migrations.RunSQL(TIME_ZONES, NO_TIME_ZONES),
+        migrations.RunSQL(IDENTITY, FORMER_IDENTITY),
+        migrations.RunSQL(evidence(TRACKED), evidence(FORMER)),
     ]

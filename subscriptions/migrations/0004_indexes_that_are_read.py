@@ -11,6 +11,16 @@ DROP INDEX subscriptions_number_8b6246b4_like, subscriptions_tenant_id_4275a0ca,
            subscriptions_plan_id_b857580e, subscriptions_price_id_05de6e5b,
            subscription_audit_tenant_id_8ea1312a, subscription_audit_subscription_id_ab75b294;
 """
+MAKE = """
+ALTER TABLE subscriptions ADD CONSTRAINT subscriptions_number_key UNIQUE (number);
+CREATE INDEX subscriptions_number_8b6246b4_like ON subscriptions (number varchar_pattern_ops);
+CREATE INDEX subscriptions_tenant_id_4275a0ca ON subscriptions (tenant_id);
+CREATE INDEX subscriptions_parent_id_92750ecb ON subscriptions (parent_id);
+CREATE INDEX subscriptions_plan_id_b857580e ON subscriptions (plan_id);
+CREATE INDEX subscriptions_price_id_05de6e5b ON subscriptions (price_id);
+CREATE INDEX subscription_audit_tenant_id_8ea1312a ON subscription_audit (tenant_id);
+CREATE INDEX subscription_audit_subscription_id_ab75b294 ON subscription_audit (subscription_id);
+"""
 
 
 class Migration(migrations.Migration):
@@ -21,7 +31,7 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.SeparateDatabaseAndState(
-            database_operations=[migrations.RunSQL(DROP, migrations.RunSQL.noop)],
+            database_operations=[migrations.RunSQL(DROP, MAKE)],
             state_operations=[
                 migrations.AlterField(
                     model_name='auditentry',

@@ -24,15 +24,18 @@ class Command(BaseCommand):
         def clock() -> datetime:
             return now or timezone.now()
 
-        failed = count = 0
+        failed, count, lines = 0, 0, list[str]()
+        tell = lines.append if dry_run else self.stdout.write  # nobody waits for a reader of what is taken back
         with transaction.atomic() if dry_run else nullcontext():
             made = make_notices(now=clock())
             for notice in outlook(now=clock()) if dry_run else deliver(now=clock, limit=100_000):
                 count += 1
                 failed += bool(notice.error)
-                self.stdout.write(line(notice))
+                tell(line(notice))
             if dry_run:
                 transaction.set_rollback(True)
+        for told in lines:
+            self.stdout.write(told)
         tried = "would be tried" if dry_run else "tried"
         self.stdout.write(f"{made} new {'notice' if made == 1 else 'notices'}; {count} {tried}.")
         if failed:

@@ -20,15 +20,18 @@ class Command(BaseCommand):
 
     def handle(self, *, now: Any, dry_run: bool, **options: Any) -> None:
         now = now or timezone.now()
-        count = 0
+        count, lines = 0, list[str]()
+        tell = lines.append if dry_run else self.stdout.write  # nobody waits for a reader of what is taken back
         with transaction.atomic() if dry_run else nullcontext():  # each batch commits by itself
             for steps in advance(now=now):
                 count += len(steps)
                 for entry in steps.entries():
-                    self.stdout.write(line(entry))
+                    tell(line(entry))
             stuck = [*set_aside()]
             if dry_run:
                 transaction.set_rollback(True)
+        for told in lines:
+            self.stdout.write(told)
         did = "would be taken" if dry_run else "taken"
         self.stdout.write(f"{count} {'step' if count == 1 else 'steps'} {did} as of {now.isoformat()}.")
         for family in stuck:

@@ -191,4 +191,4 @@ def _actor(options: Options) -> Actor:
         raise CommandError(f"{options['username']} is no active member of staff.")
     if options.get("another_trial") and not user.has_perm(GRANT):
         raise CommandError(f"{options['username']} may not grant another trial: that takes the permission {GRANT}.")
-    return Actor.staff(user.pk)
+    return Actor.staff(user.pk, request_id=f"terminal:{os.getuid()}")  # who is at it is in the audit, too
