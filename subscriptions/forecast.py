@@ -1,4 +1,5 @@
-"""What will happen by itself, when and why; and what would, if. Pure: the clock's tables played forward in memory.
+"""What will happen by itself, when and why; and what would, if. The clock's tables played forward in memory: nothing is
+written and nothing locked.
 
 `next_step` reads DEADLINES and a row; `forecast` goes on from there with the same functions of `families` that the
 verbs write with. A test holds it to the sweep: what it says is what `sweep.advance` then does.
