@@ -93,7 +93,8 @@ def make_notices(*, now: datetime) -> int:
     with transaction.atomic(savepoint=False), connection.cursor() as cursor:
         cursor.execute(LOCK, {"reader": READER})
         since, horizon, last_run_at, looked_for = cursor.fetchone()
-        last_runs = dict.fromkeys(looked_for, last_run_at)
+        # A look with a clock that went ahead has seen nothing of what lies between: as if there had been none.
+        last_runs = dict.fromkeys(looked_for, last_run_at) if last_run_at and last_run_at <= now else {}
         cursor.execute(
             _statement(schedule),
             _news() | _ranges(schedule, last_runs, now) | {

@@ -127,7 +127,7 @@ def start(
             return write_first(subscription, effective_at=effective_at, actor=actor, source_id=source_id, reason=reason)
     except (IntegrityError, LiveMainExists, TrialUsed):
         # Twice the same source at the same moment: the constraints chose one, this is the other.
-        if connection.in_atomic_block or not _started(source_id).exists():
+        if connection.in_atomic_block or not _has_started(source_id, tenant_id, parent_id):
             raise
         return None
 
@@ -156,6 +156,7 @@ def activate(
             _allow(family.subject, Status.ACTIVE)
         values: dict[str, object] = {"status": Status.ACTIVE}
         if purchase:
+            terms.check_term(purchase.term_start, purchase.term_end)
             _check_price(purchase.plan, purchase.price)
             _check_covers(now, purchase.term_end)
             becomes = Type(purchase.plan.type)
@@ -479,8 +480,13 @@ def _constraints_by_name() -> Iterator[None]:
         raise
 
 
-def _started(source_id: str) -> QuerySet[AuditEntry]:
-    return AuditEntry.objects.filter(source_id=source_id, action=Action.STARTED).exclude(source_id="")
+BORN = ("number", "tenant_id", "parent_id")
+
+
+def _started(source_id: str) -> "QuerySet[AuditEntry, tuple[str, int, int | None]]":
+    """BORN of what this source has started."""
+    entries = AuditEntry.objects.filter(source_id=source_id, action=Action.STARTED).exclude(source_id="")
+    return entries.values_list(*(f"subscription__{column}" for column in BORN))
 
 
 def _was_on_trial(subscription: Subscription) -> bool:
@@ -495,16 +501,26 @@ def _free_number(now: datetime, source_id: str, tenant_id: int, parent_id: int |
 
     Raises SourceReused if it has started another one: for another tenant, or of another family.
     """
-    born = ("number", "tenant_id", "parent_id")
     while True:
         number = new_number(now)
-        same_number = Subscription.objects.filter(number=number).values_list(*born)
-        started = _started(source_id).values_list(*(f"subscription__{column}" for column in born))
-        found = set(same_number.union(started))
+        same_number = Subscription.objects.filter(number=number).values_list(*BORN)
+        found = set(same_number.union(_started(source_id)))
         if not found:
             return number
-        for taken, *of in found:
-            if taken != number:
-                if of != [tenant_id, parent_id]:
-                    raise SourceReused(f"This source has started {taken} already.")
-                return None
+        if started := [row for row in found if row[0] != number]:
+            _check_same(started[0], tenant_id, parent_id)
+            return None
+
+
+def _has_started(source_id: str, tenant_id: int, parent_id: int | None) -> bool:
+    """Whether this source has started this subscription. Raises SourceReused for another one."""
+    row = _started(source_id).first()
+    if row:
+        _check_same(row, tenant_id, parent_id)
+    return row is not None
+
+
+def _check_same(started: tuple[str, int, int | None], tenant_id: int, parent_id: int | None) -> None:
+    number, *of = started
+    if of != [tenant_id, parent_id]:
+        raise SourceReused(f"This source has started {number} already.")

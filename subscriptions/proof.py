@@ -18,6 +18,7 @@ from subscriptions.models import AuditSeal, Subscription, Tenant
 from subscriptions.seals import (
     AT_MOST,
     BEFORE_THE_FIRST,
+    FORM,
     Era,
     canonical,
     entry_digest,
@@ -138,6 +139,13 @@ class Chain:
 
 def verify(*, expected: str = "", portion: int = AT_MOST, tick: Tick = _silent) -> Proof:
     """Hold the audit to its seals, and subscriptions to their audit. Raises DoesNotFit for the first that differs."""
+    try:
+        return _verify(expected, portion, tick)
+    except (DataError, RecursionError, OverflowError) as error:
+        raise DoesNotFit("unreadable", f"Something in the audit cannot be read: {error}") from None
+
+
+def _verify(expected: str, portion: int, tick: Tick) -> Proof:
     chain = Chain(expected)
     eras = _follow(chain)
     proof = Proof(seals=chain.number, head=chain.head)
@@ -147,8 +155,22 @@ def verify(*, expected: str = "", portion: int = AT_MOST, tick: Tick = _silent) 
         tick("entries", proof.entries)
     new, parameters = outside([*eras.values()])
     ((proof.unsealed,),) = rows(f"SELECT count(*) FROM subscription_audit AS a WHERE {new}", parameters)
+    _hold_to_subscriptions()
     proof.subscriptions = replay(tick=tick)
     return proof
+
+
+_ASTRAY = """
+    SELECT a.id FROM subscription_audit AS a LEFT JOIN subscriptions AS s ON s.id = a.subscription_id
+     WHERE s.id IS NULL OR s.tenant_id <> a.tenant_id OR a.id < 1 OR a.transaction_id < 1
+     ORDER BY a.id LIMIT 1"""
+
+
+def _hold_to_subscriptions() -> None:
+    """Each entry is of a subscription that is there, and of its tenant; none stands before the first place."""
+    for (entry_id,) in rows(_ASTRAY, {}):
+        message = f"Entry {entry_id} is of no subscription of its tenant, or stands where no entry can."
+        raise DoesNotFit("astray", message, entry=entry_id)
 
 
 def _follow(chain: Chain) -> dict[int, Era]:
@@ -345,7 +367,7 @@ def verify_export(lines: Iterable[str], *, expected: str = "", tick: Tick = _sil
     for number, line in enumerate(lines, start=1):
         try:
             reader.take(line)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             raise DoesNotFit("unreadable", f"Line {number} is not a line of an export.", line=number) from None
         if number % 1000 == 0:
             tick("lines", number)
@@ -361,10 +383,13 @@ class _Reader:
         self.whole: bool | None = None  # not for one tenant only; unknown before the first line
         self.waiting: dict[int, bool] = {}  # entries whose seal is yet to come → whether they are what their line says
         self.digests: dict[int, bytes] = {}
+        self.unsealed_id = -1
         self.ended = False
 
     def take(self, line: str) -> None:
         said = json.loads(line)
+        if canonical(said).decode() != line.rstrip("\n"):  # two readers of another form might read two things
+            raise ValueError
         (kind,) = {"export", "entry", "seal", "end"} & said.keys()
         if (self.whole is None) != (kind == "export") or self.ended:
             raise ValueError
@@ -377,14 +402,26 @@ class _Reader:
 
     def _entry(self, said: dict[str, Any]) -> None:
         entry_id = int(said["entry"]["id"])
+        if said["entry"].keys() != FORM.keys() or said.keys() - {"entry", "nonce", "digest"}:
+            raise ValueError
         if "nonce" not in said:
-            self.proof.unsealed += 1
+            self._not_sealed(entry_id, said["entry"]["transaction_id"])
             return
         if entry_id in self.digests:
             raise _slipped_in(entry_id, self.chain.number + 1)
         digest = bytes.fromhex(said["digest"])
         self.waiting[entry_id] = entry_digest(said["entry"], bytes.fromhex(said["nonce"])) == digest
         self.digests[entry_id] = digest
+
+    def _not_sealed(self, entry_id: int, transaction_id: int) -> None:
+        """It stands after all that is sealed, and once."""
+        last = self.chain.last
+        if last and ([transaction_id, entry_id] <= list(last["until"]) and entry_id <= last["greatest_id"]):
+            raise _slipped_in(entry_id, self.chain.number)
+        if entry_id <= self.unsealed_id:
+            raise ValueError
+        self.unsealed_id = entry_id
+        self.proof.unsealed += 1
 
     def _seal(self, said: dict[str, Any]) -> None:
         packed = bytes.fromhex(said["entries"])
@@ -398,6 +435,8 @@ class _Reader:
                 raise _slipped_in(entry_id, number)
             if not is_honest or self.digests[entry_id] != sealed[entry_id]:
                 raise _rewritten(entry_id, number)
+        if self.proof.unsealed:  # they come after the last seal
+            raise ValueError
         shown = len(self.waiting)
         self.proof.entries, self.proof.others = self.proof.entries + shown, self.proof.others + len(sealed) - shown
         self.proof.seals, self.proof.head = number, self.chain.head

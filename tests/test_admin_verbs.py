@@ -15,7 +15,7 @@ from subscriptions import lifecycle
 from subscriptions.audit import STRIPE
 from subscriptions.lifecycle import CancelAt
 from subscriptions.management.verbs import VERBS
-from subscriptions.models import AuditEntry, Plan, Subscription, Tenant
+from subscriptions.models import AuditEntry, Plan, PlanPrice, Subscription, Tenant
 from subscriptions.states import EndReason, Status, Type
 from tests.builders import ALICE, PlanFactory, PlanPriceFactory, TenantFactory, subscription
 from tests.history import at_once, entries, nothing_changes, state, stuck
@@ -423,6 +423,29 @@ def test_what_changed_since_the_preview_is_shown_again_and_not_done(alice: Clien
     assert "has changed it since the preview" in errors(again)["__all__"][0]
     filled.said["seen"] = again.context["seen"]
     assert told(filled.do()) == [f"{s.number}: Suspended."]
+
+
+@pytest.mark.parametrize("what", ["a price for a year", "a longer grace period"])
+def test_what_would_be_written_otherwise_than_previewed_is_shown_again_and_not_done(what: str, alice: Client) -> None:
+    plan = priced()
+    s = in_state("ACTIVE", plan=plan)
+    filled = form(alice, "renew" if what == "a price for a year" else "grace", s)
+    filled.preview()
+    PlanPrice.objects.update(interval="year")
+    Plan.objects.update(grace_days=90)
+    with nothing_changes():
+        again = filled.do()
+    assert "has changed it since the preview" in errors(again)["__all__"][0]
+    assert again.context["would_change"]
+
+
+def test_what_one_member_of_staff_previewed_is_not_done_by_another(alice: Client) -> None:
+    s = in_state("ACTIVE")
+    filled = form(alice, "suspend", s)
+    filled.preview()
+    filled.staff = client("change_subscription")
+    with nothing_changes():
+        assert "not what was previewed" in errors(filled.do())["__all__"][0]
 
 
 @pytest.mark.parametrize("seen", ["", "nonsense", "of other words"])

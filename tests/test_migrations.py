@@ -1,6 +1,7 @@
 """What our own migrations make of rows that are older than they are."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.core.management import call_command
@@ -46,7 +47,7 @@ def test_what_was_sold_before_gets_its_anniversary_and_trials_are_counted_as_the
         for kind in ("MAIN", "TRIAL"):
             cursor.execute("INSERT INTO plans (code, name, type, is_sold) VALUES (%s, %s, %s, true)", [kind] * 3)
         for number, kind in enumerate(["MAIN", "TRIAL", "TRIAL"]):
-            sold = {"number": f"SUB-{number}", "type": kind, "start": on(1, 31), "end": on(2, 28)}
+            sold: dict[str, Any] = {"number": f"SUB-{number}", "type": kind, "start": on(1, 31), "end": on(2, 28)}
             cursor.execute(SOLD, sold)
     call_command("migrate", "subscriptions", verbosity=0)
     assert Tenant.objects.get().time_zone == "UTC"

@@ -440,6 +440,14 @@ def test_a_clock_that_goes_back_tells_nothing_twice_and_misses_nothing() -> None
 
 
 @pytest.mark.usefixtures("committed")
+def test_a_look_with_a_clock_that_was_a_year_ahead_loses_no_reminder() -> None:
+    s = subscription(term=A_YEAR)
+    looks = (MONTH_BEFORE - DAY, MONTH_BEFORE + 365 * DAY, MONTH_BEFORE + DAY, MONTH_BEFORE + 2 * DAY)
+    assert [read(now) for now in looks] == [0, 0, 1, 0]
+    assert {pk for pk, *_ in told()} == {s.pk}
+
+
+@pytest.mark.usefixtures("committed")
 def test_a_milestone_that_is_new_in_the_settings_is_told_to_whom_it_has_passed_unless_a_more_urgent_one_was(
     settings: Any,
 ) -> None:

@@ -19,9 +19,9 @@ from subscriptions import lifecycle
 from subscriptions.management.progress import on_terminal
 from subscriptions.models import AuditEntry, AuditSeal, Subscription
 from subscriptions.proof import DoesNotFit, Proof, export, replay, verify, verify_export
-from subscriptions.seals import entry_digest, header, here, made_of, nonce, read, seal, seal_digest, unpack
+from subscriptions.seals import canonical, entry_digest, header, here, made_of, nonce, read, seal, seal_digest, unpack
 from subscriptions.tasks import seal_audit
-from tests.builders import FEB_1, subscription
+from tests.builders import FEB_1, TenantFactory, subscription
 from tests.history import advance, at_once, by, in_state, on
 from tests.test_notices import settle
 
@@ -546,6 +546,9 @@ TAMPERINGS = {
     "a line of something else": ("unreadable", lambda said: said.insert(3, {"hello": 1})),
     "a line that is no object": ("unreadable", lambda said: said.insert(3, [])),
     "a seal without a number": ("unreadable", lambda said: _first_seal(said)["seal"].pop("number")),
+    "a sealed entry again, as not sealed": ("slipped in", lambda said: said.insert(-2, {"entry": said[1]["entry"]})),
+    "an entry without its columns": ("unreadable", lambda said: said.insert(-2, {"entry": {"id": 10**9}})),
+    "a note beside an entry": ("unreadable", lambda said: said[1].update(note="approved")),
     "two exports": ("unreadable", lambda said: said.extend([*said])),
 }
 
@@ -572,7 +575,21 @@ def test_an_export_that_was_tampered_with_is_named(what: str, of: str) -> None:
     said = [json.loads(line) for line in exported(mine if of == "one tenant" else None)]
     how, change = TAMPERINGS[what]
     change(said)
-    assert unfit_export([json.dumps(line) for line in said])[0] == how
+    assert unfit_export([canonical(line).decode() for line in said])[0] == how
+
+
+@pytest.mark.parametrize("forge", ['{"entry":{"id":1},', '{"reason":"forged",', "{ "])
+def test_a_line_that_can_be_read_in_two_ways_is_none(forge: str) -> None:
+    two_tenants()
+    beginning, first, *others = exported()
+    assert unfit_export([beginning, forge + first[1:], *others]) == ("unreadable", {"line": 2})
+
+
+def test_an_entry_whose_subscription_or_tenant_was_changed_is_named() -> None:
+    victim = history()[1]
+    statement = "UPDATE subscriptions SET tenant_id = %s WHERE id = %s"
+    tamper(statement, TenantFactory.create().pk, victim.subscription_id, table="subscriptions")
+    assert unfit()[0] == "astray"
 
 
 def test_an_export_without_a_noted_head_is_named() -> None:

@@ -5,11 +5,12 @@ options. The preview is the verb itself in a transaction that is taken back. "Do
 nothing: what is signed into the page are the words that were previewed and the versions that were seen then.
 """
 
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import urlencode
@@ -64,6 +65,9 @@ class ChangedMeanwhile(DomainError):
 # --- forms -----------------------------------------------------------------------------------------------------------
 
 
+LOOKS_LIKE_ONE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d[\d:.Z+-]*)?$")  # Python reads much more as one
+
+
 class Instant(forms.CharField):
     """A day or an instant as ISO 8601 writes it, in UTC unless it names its zone."""
 
@@ -79,8 +83,10 @@ class Instant(forms.CharField):
 
     def _instant(self, text: str) -> datetime:
         try:
+            if not LOOKS_LIKE_ONE.match(text):
+                raise ValueError(text)
             at = _day(text) or datetime.fromisoformat(text)
-            return terms.aware(at if at.tzinfo else at.replace(tzinfo=UTC), str(self.label))
+            return terms.aware(at if at.tzinfo else at.replace(tzinfo=UTC), "It")
         except InvalidTerm as error:
             raise ValidationError(error.detail) from None
         except ValueError:
@@ -354,28 +360,70 @@ class Asked:
     def preview(self) -> dict[str, Outcome]:
         return {name: _outcome(partial(self._carry_out, name, dry_run=True)) for name in self.subjects}
 
-    def do(self, seen: Mapping[str, int]) -> dict[str, Outcome]:
-        """Each in a transaction of its own, where it still is as it was seen, or as those before it left it here."""
+    def do(self, seen: "Seen") -> dict[str, Outcome]:
+        """Each in a transaction of its own, where it still is as it was seen, or as those before it left it here, and
+        where what is written is what was previewed.
+        """
         done: dict[str, Outcome] = {}
         moved: Counter[int] = Counter()  # by family: an entry moves one version by one
         for name, subject in self.subjects.items():
             family = subject.root_id if isinstance(subject, Subscription) else 0
-            done[name] = outcome = _outcome(partial(self._do, name, seen[name] + moved[family]))
+            before_it = moved[family]
+            done[name] = outcome = _outcome(partial(self._do, name, seen, before_it))
             moved[family] += len(outcome) if isinstance(outcome, list) else 0
         return done
 
-    def _do(self, name: str, seen: int) -> list[AuditEntry] | None:
+    def _do(self, name: str, seen: "Seen", before_it: int) -> list[AuditEntry] | None:
         with transaction.atomic():
             _lock(self.subjects[name], self.now)
             if _is_done(self.source, name):
                 return None
-            if _version(self.subjects[name]) != seen:
+            if _version(self.subjects[name]) != seen.versions[name] + before_it:
                 raise ChangedMeanwhile
-            return self._carry_out(name)
+            entries = self._carry_out(name)
+            if not before_it and not _as_previewed(seen.previews[name], entries, self.now - seen.at):
+                raise ChangedMeanwhile  # a date passed, or a price or a plan was edited: the transaction takes it back
+            return entries
 
     def _carry_out(self, name: str, *, dry_run: bool = False) -> list[AuditEntry]:
         by = By(self.actor, self.now, self.reason, _source_id(self.source, name))
         return VERBS[self.offer.verb].carry_out(name, self.options, by, dry_run=dry_run)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a member of staff saw before they said "Do it": the families' versions, and what would be written."""
+
+    versions: Mapping[str, int]
+    previews: Mapping[str, list[Any] | None]
+    at: datetime
+
+
+def _preview(outcome: Outcome) -> list[Any] | None:
+    return [[entry.action, entry.changes] for entry in outcome] if isinstance(outcome, list) else None
+
+
+def _as_previewed(preview: list[Any] | None, entries: Sequence[AuditEntry], since: timedelta) -> bool:
+    """Whether this was written as it was previewed; what is counted from now has moved on with it."""
+    written = _preview([*entries])
+    if preview is None or written is None or len(preview) != len(written):
+        return False
+    return all(
+        was == action and before.keys() == after.keys() and all(_alike(before[c], after[c], since) for c in before)
+        for (was, before), (action, after) in zip(preview, written, strict=True)
+    )
+
+
+def _alike(before: Sequence[Any], after: Sequence[Any], since: timedelta) -> bool:
+    return all(one == other or _moved_by(one, other, since) for one, other in zip(before, after, strict=True))
+
+
+def _moved_by(one: Any, other: Any, since: timedelta) -> bool:
+    try:
+        apart = datetime.fromisoformat(other) - datetime.fromisoformat(one)
+    except (TypeError, ValueError):
+        return False
+    return abs(apart) <= since + timedelta(seconds=1)
 
 
 def page(request: HttpRequest, name: str, **_: Any) -> HttpResponse:
@@ -398,9 +446,9 @@ def page(request: HttpRequest, name: str, **_: Any) -> HttpResponse:
             offer, subjects, {**offer.fixed, **form.options()}, actor_of(request), timezone.now(),
             form.cleaned_data["reason"], source,
         )  # fmt: skip
-        words = [name, *subjects, source, *(str(field.data) for field in form)]
-        if wants_it_done and (versions := _seen(request, words)):
-            done = asked.do(versions)
+        words = [request.user.pk, name, *subjects, source, *(str(field.data) for field in form)]
+        if wants_it_done and (was := _seen(request, words)):
+            done = asked.do(was)
             if not is_one or not isinstance(error := next(iter(done.values())), DomainError):
                 return _told(request, done, first)
             form.add_error(None, error.detail)
@@ -408,7 +456,8 @@ def page(request: HttpRequest, name: str, **_: Any) -> HttpResponse:
             form.add_error(None, "Nothing was done: this is not what was previewed. Look again.")
         versions = {name: _version(subject) for name, subject in subjects.items()}  # before: it may move meanwhile
         preview = asked.preview()
-        seen = signing.dumps([words, versions], salt=SALT, compress=True)
+        previews = {name: _preview(outcome) for name, outcome in preview.items()}
+        seen = signing.dumps([words, versions, previews, asked.now.isoformat()], salt=SALT, compress=True)
         if is_one and isinstance(error := next(iter(preview.values())), DomainError):
             preview = {}
             if error.detail not in form.non_field_errors():
@@ -483,13 +532,15 @@ def _version(subject: Subject) -> int:
     return int(rows.aggregate(sum=Sum("version"))["sum"] or 0)
 
 
-def _seen(request: HttpRequest, words: list[str]) -> dict[str, int] | None:
-    """The versions that the preview was made of, where it was one of these very words."""
+def _seen(request: HttpRequest, words: list[Any]) -> Seen | None:
+    """What was previewed, where it was to this member of staff and of these very words."""
     try:
-        previewed, versions = signing.loads(request.POST.get("seen", ""), salt=SALT, max_age=PREVIEW_SECONDS)
+        previewed, versions, previews, at = signing.loads(
+            request.POST.get("seen", ""), salt=SALT, max_age=PREVIEW_SECONDS
+        )
     except signing.BadSignature:
         return None
-    return versions if previewed == words else None
+    return Seen(versions, previews, datetime.fromisoformat(at)) if previewed == words else None
 
 
 def _outcome(do: Callable[[], list[AuditEntry] | None]) -> Outcome:

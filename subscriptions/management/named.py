@@ -58,4 +58,4 @@ def _lines(standard_input: Iterable[bytes]) -> Iterator[Name]:
 
 
 def _name(text: str) -> Name:
-    return Name(text) if LOOKS_LIKE.fullmatch(text) else Name(ascii(text), MalformedNumber())
+    return Name(text) if LOOKS_LIKE.fullmatch(text) else Name(ascii(text[:100]), MalformedNumber())

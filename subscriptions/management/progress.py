@@ -1,7 +1,9 @@
 """How far a long run is: one line on a terminal, rewritten; nothing where nobody looks."""
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 
@@ -15,3 +17,14 @@ def on_terminal(stream: TextIO | None = None) -> Callable[[str, int], None]:
             out.flush()
 
     return tick
+
+
+@contextmanager
+def until_nobody_reads() -> Iterator[None]:
+    """`| head` has seen enough: what has been done is done, the rest is not. Ends the command with status 1."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None

@@ -15,6 +15,7 @@ from subscriptions import terms
 from subscriptions.errors import DomainError
 from subscriptions.forecast import Cancelled, Paid, Renewed, WhatIf
 from subscriptions.management.arguments import WHAT_IT_IS, add_now, instant
+from subscriptions.management.progress import until_nobody_reads
 from subscriptions.models import Subscription, Tenant
 
 
@@ -51,13 +52,14 @@ class Command(BaseCommand):
                 lines = timeline.of_subscription(_subscription(number), now=now, until=until, what_if=what_if)
         except DomainError as error:
             raise CommandError(error.detail) from error
-        for line in lines:
-            self.stdout.write(as_json(line) if options["json"] else as_text(line))
-        if not options["json"]:
-            ends = f" before {until.isoformat()}" if until else ""
-            self.stdout.write(
-                f"{len(lines)} {'event' if len(lines) == 1 else 'events'} from {now.isoformat()} on{ends}."
-            )
+        with until_nobody_reads():
+            for line in lines:
+                self.stdout.write(as_json(line) if options["json"] else as_text(line))
+            if not options["json"]:
+                ends = f" before {until.isoformat()}" if until else ""
+                self.stdout.write(
+                    f"{len(lines)} {'event' if len(lines) == 1 else 'events'} from {now.isoformat()} on{ends}."
+                )
 
 
 def as_text(line: Line) -> str:

@@ -3,7 +3,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from subscriptions.management.progress import on_terminal
+from subscriptions.management.arguments import text
+from subscriptions.management.progress import on_terminal, until_nobody_reads
 from subscriptions.models import Tenant
 from subscriptions.proof import DoesNotFit, export
 
@@ -16,7 +17,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--tenant", metavar="SLUG",
+            "--tenant", type=text, metavar="SLUG",
             help="only this tenant's entries; of others there are digests, from which nothing can be guessed",
         )  # fmt: skip
 
@@ -25,7 +26,8 @@ class Command(BaseCommand):
         if tenant is not None and not found:
             raise CommandError(f"There is no tenant {tenant!r}.")
         try:
-            for line in export(found, tick=on_terminal()):
-                self.stdout.write(line)
+            with until_nobody_reads():
+                for line in export(found, tick=on_terminal()):
+                    self.stdout.write(line)
         except DoesNotFit as error:
             raise CommandError(f"Nothing more is exported. {error}") from None

@@ -19,6 +19,7 @@ from subscriptions.management import lines
 from subscriptions.management.arguments import add_dry_run, add_now, add_reason, add_source, text
 from subscriptions.management.named import Name, named
 from subscriptions.management.portrait import portrait
+from subscriptions.management.progress import until_nobody_reads
 from subscriptions.management.verbs import GRANT, VERBS, By, NotWritten, Options, Verb, of_subscription, sold
 from subscriptions.models import AuditEntry
 
@@ -99,29 +100,29 @@ class Command(BaseCommand):
         do = (lambda text: portrait(text, now)) if verb == "show" else self._changing(VERBS[verb], options, now)
         names = self._names(options, standard_input)
         failures: list[tuple[Name, DomainError]] = []
-        changed = 0
-        try:
-            for done, name in enumerate(names, 1):
-                outcome = self._one(do, name)
-                if isinstance(outcome, DomainError):
-                    failures.append((name, outcome))
-                else:
-                    changed += outcome.changed
-                self._tell(name, outcome, as_json=options["json"])
-                if done % LONG_RUN == 0 and len(names) > LONG_RUN and self.stderr.isatty():
-                    self.stderr.write(f"{done} of {len(names)}", style_func=str)
+        changed, done = 0, 0
+        with until_nobody_reads():
+            try:
+                for name in names:
+                    outcome = self._one(do, name)
+                    done += 1
+                    if isinstance(outcome, DomainError):
+                        failures.append((name, outcome))
+                    else:
+                        changed += outcome.changed
+                    self._tell(name, outcome, as_json=options["json"])
+                    if done % LONG_RUN == 0 and len(names) > LONG_RUN and self.stderr.isatty():
+                        self.stderr.write(f"{done} of {len(names)}", style_func=str)
+            except KeyboardInterrupt:
+                self.stderr.write(f"Stopped: {len(names) - done} of {len(names)} were not done.")
             if verb != "show" and not options["json"]:
                 did = "would change" if options["dry_run"] else "changed"
-                unchanged = len(names) - changed - len(failures)
+                unchanged = done - changed - len(failures)
                 self.stdout.write(f"{changed} {did}, {unchanged} with nothing to change, {len(failures)} failed.")
-            self.stdout.flush()
-        except BrokenPipeError:  # `| head` has seen enough: what has been done is done, the rest is not
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(1) from None
         for name, error in failures:
             self.stderr.write(f"{name.text}  {error.code}  {error.detail}")
-        if failures:
-            raise CommandError(f"{len(failures)} of {len(names)} failed.")
+        if failures or done < len(names):
+            raise CommandError(f"{len(names) - done + len(failures)} of {len(names)} failed.")
 
     def _names(self, options: Options, standard_input: Any) -> list[Name]:
         if "tenant" in options:
