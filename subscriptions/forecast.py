@@ -144,6 +144,8 @@ def _play(family: Family, what_if: list[WhatIf], now: datetime) -> Iterator[Mome
             step, member = min(_clock(family), key=lambda pair: pair[0].at)
             moving = Family(family.root, family.addons if member is family.root else [], subject=member)
             why = WHY_ENDED[step.end_reason] if step.end_reason else WHY[step.status]
+            if member.auto_renews and step.status == Status.GRACE:
+                why = NOT_RENEWED
             values = into(step.status, member, step.at, step.end_reason)
             yield from _apply(moving, ACTION_OF_STATUS[step.status], step.at, values, why)
         else:
@@ -209,6 +211,7 @@ def _copied(family: Family) -> Family:
 
 
 BEGINS = "Its term begins"
+NOT_RENEWED = "If the payment provider does not renew it: the term and the time to settle are over"
 FOLLOWS = "Its main subscription does"
 WHY = {
     Status.GRACE: "The term is over and not renewed",

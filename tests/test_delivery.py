@@ -445,8 +445,8 @@ def test_the_letter_about_a_return_says_until_when() -> None:
 @pytest.mark.parametrize(
     ("hold", "last", "said"),
     [
-        (False, False, ".\nYou need not do anything."),
-        (False, True, ". It ends then, as you asked.\nYou need not do anything."),
+        (False, False, ".\nYou need not do anything now."),
+        (False, True, ". It ends then, as you asked.\nYou need not do anything now."),
         (True, False, ".\nService stays suspended. Please contact us to lift the suspension."),
     ],
 )

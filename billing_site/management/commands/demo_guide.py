@@ -34,15 +34,28 @@ Next step: let Stripe report a payment for {number} of Acme Robotics, which is o
      make manage RUN="advance_subscriptions --now {grace}"
      make manage RUN="send_notices"
      (The term of Borealis Sensors is over by then, too: its steps are printed with these.)
+     (The demo's worker mails within a minute by itself: then there is nothing left to send.)
   3. Two weeks later: SUSPENDED, and another mail:
      make manage RUN="advance_subscriptions --now {suspended}"
      make manage RUN="send_notices"
+
+The clock was moved by hand there: whatever else you do happens today, unless it is told `--now`, too. Also try
+{more}
 """
 
 FOLLOWED = """
 {number} of Acme Robotics is {status} by now: {url}/admin/subscriptions/subscription/{pk}/change/
+Try
+{more}
 `make demo-reset` and `make demo` start afresh.
 """
+
+MORE = """\
+  - what will happen, and what would, if:  make manage RUN="forecast {number}"
+                                           make manage RUN="forecast {number} --cancelled-on 2030-01-01"
+  - every verb from a terminal:            make manage RUN="subscription --help"
+  - and in the back office:                "Change" on the subscription's page, each with a preview
+  - that the audit was not touched:        make manage RUN="verify_audit" (a job seals it every minute)"""
 
 
 class Command(BaseCommand):
@@ -58,7 +71,8 @@ class Command(BaseCommand):
         self.stdout.write(PLACES.format(**places))
         acme = Subscription.objects.filter(tenant__slug="acme").order_by("pk").first()
         if acme and acme.status != Status.TRIAL:
-            self.stdout.write(FOLLOWED.format(**places, number=acme.number, status=acme.status, pk=acme.pk))
+            more = MORE.format(number=acme.number)
+            self.stdout.write(FOLLOWED.format(**places, number=acme.number, status=acme.status, pk=acme.pk, more=more))
         elif acme and settings.DEMO_STRIPE_URL:
             self.stdout.write(FIRST_STEPS.format(**places, **self._to_do(acme)))
 
@@ -70,6 +84,7 @@ class Command(BaseCommand):
         month_over = timezone.now() + timedelta(days=32, hours=settings.SETTLEMENT_HOURS + 24)
         return {
             "number": acme.number,
+            "more": MORE.format(number=acme.number),
             "pk": acme.pk,
             "at_stripe": at_stripe,
             "hours": settings.SETTLEMENT_HOURS,

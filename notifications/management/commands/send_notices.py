@@ -31,7 +31,7 @@ class Command(BaseCommand):
             for notice in outlook(now=clock()) if dry_run else deliver(now=clock, limit=100_000):
                 count += 1
                 failed += bool(notice.error)
-                tell(line(notice))
+                tell(line(notice, "would be sent" if dry_run and notice.state == Notice.State.SENT else ""))
             if dry_run:
                 transaction.set_rollback(True)
         for told in lines:
@@ -42,8 +42,8 @@ class Command(BaseCommand):
             raise CommandError(f"{failed} could not be sent: see their errors in the admin.")
 
 
-def line(notice: Notice) -> str:
+def line(notice: Notice, state: str = "") -> str:
     """`SUB-20260101-ABCDE  renewal_30  billing@acme.example  Sent`"""
     to = ", ".join(notice.recipients) or notice.subscription.tenant.email or "no address"
     error = f"  {notice.error}" if notice.error else ""
-    return f"{notice.subscription.number}  {notice.kind}  {to}  {notice.get_state_display()}{error}"
+    return f"{notice.subscription.number}  {notice.kind}  {to}  {state or notice.get_state_display()}{error}"
