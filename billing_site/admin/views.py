@@ -29,7 +29,6 @@ class Found(ModelAdmin):
     paginator = InfinitePaginator
     show_full_result_count = False
     list_per_page = 50
-    actions_selection_counter = False  # it would offer to select all 9,999,999,999 that the paginator presumes
 
 
 class ReadOnly:
