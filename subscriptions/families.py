@@ -169,7 +169,11 @@ def into(status: Status, subscription: Subscription, at: datetime, why: EndReaso
 def renewed(subscription: Subscription, term_end: datetime, now: datetime) -> dict[str, object]:
     """The columns of a subscription that is renewed until `term_end`, later than the present one: ACTIVE, but for a
     hold. A term that is over is followed by a new one that starts where it ended; one that still runs grows.
+
+    Raises InvalidTerm for a term that is over itself, where it would end a suspension.
     """
+    if subscription.status == Status.SUSPENDED and not subscription.on_hold:
+        terms.check_not_over(term_end, now)
     is_over = subscription.term_end <= now
     term_start = subscription.term_end if is_over else subscription.term_start
     is_last = subscription.type == Type.TEMPORARY  # it ends by itself, later now

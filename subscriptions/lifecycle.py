@@ -158,7 +158,7 @@ def activate(
         if purchase:
             terms.check_term(purchase.term_start, purchase.term_end)
             _check_price(purchase.plan, purchase.price)
-            _check_covers(now, purchase.term_end)
+            terms.check_not_over(purchase.term_end, now)
             becomes = Type(purchase.plan.type)
             if becomes == Type.ADDON or (becomes != family.subject.type != Type.TRIAL):
                 raise InvalidPlan
@@ -196,8 +196,6 @@ def renew(
         if term_end is None:
             values = continued(subject, now)
         elif terms.aware(term_end, "term_end") > subject.term_end:
-            if subject.status == Status.SUSPENDED and not subject.on_hold:
-                _check_covers(now, term_end)
             values = renewed(subject, term_end, now)
         else:
             return None
@@ -398,12 +396,6 @@ def _allow(subscription: Subscription, to: Status) -> None:
         raise IllegalTransition(detail, status=subscription.status, allowed=sorted(allowed))
     if subscription.on_hold and to == Status.ACTIVE:
         raise IllegalTransition(f"{subscription.number} is on hold: only lifting the hold brings it back.")
-
-
-def _check_covers(now: datetime, term_end: datetime) -> None:
-    """It becomes ACTIVE, and must not end by the clock in the same minute."""
-    if term_end <= now:
-        raise InvalidTerm(f"A term that ends on {term_end.isoformat()} is over.")
 
 
 def _only_main(family: Family) -> None:

@@ -136,6 +136,12 @@ def aware(instant: datetime, name: str) -> datetime:
     return instant
 
 
+def check_not_over(term_end: datetime, now: datetime) -> None:
+    """Raises InvalidTerm for the end of a term that would put service back only for the clock to take it again."""
+    if term_end <= now:
+        raise InvalidTerm(f"A term that ends on {term_end.isoformat()} is over.")
+
+
 def check_term(term_start: datetime, term_end: datetime) -> None:
     """Raises InvalidTerm unless the two are instants and make an interval that is not empty."""
     if not aware(term_start, "term_start") < aware(term_end, "term_end"):

@@ -192,6 +192,7 @@ def test_a_payment_lifts_no_hold() -> None:
         (Paid(datetime(2026, 1, 20)), InvalidTerm),  # noqa: DTZ001
         (Renewed(on(1, 20), datetime(2026, 3, 1)), InvalidTerm),  # noqa: DTZ001
         (Paid(on(1, 20)), NoPrice),
+        (Renewed(on(3, 10), MAR_1), InvalidTerm),  # suspended by then, and that term is over
         (Renewed(on(12, 1), on(12, 31)), IllegalTransition),
         (Cancelled(on(12, 1)), IllegalTransition),
     ],

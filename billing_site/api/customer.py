@@ -15,6 +15,7 @@ from billing_site import timeline
 from billing_site.api import schema  # noqa: F401  (importing it registers it)
 from billing_site.api.permissions import tenant_of
 from billing_site.banner import banner
+from subscriptions import terms
 from subscriptions.audit import Actor
 from subscriptions.forecast import Cancelled, Paid, Renewed, WhatIf, next_step
 from subscriptions.models import AuditEntry, Plan, PlanPrice, Subscription, Tenant
@@ -308,10 +309,9 @@ class BillingStatus(views.APIView):
 
 def monthly_total(live: list[Subscription]) -> list[dict[str, Any]]:
     """What renewals cost per month, in whole minor units per currency; a year counts a twelfth, rounded half up."""
-    months = {PlanPrice.Interval.MONTH: 1, PlanPrice.Interval.YEAR: 12}
     totals: dict[str, int] = {}
     renewing = [s for s in live if not s.cancel_at_term_end and not (s.parent and s.parent.cancel_at_term_end)]
     for price in (s.price for s in renewing if s.price):
-        per = months[PlanPrice.Interval(price.interval)] * price.interval_count
+        per = terms.MONTHS[price.interval] * price.interval_count
         totals[price.currency] = totals.get(price.currency, 0) + (2 * price.amount_minor + per) // (2 * per)
     return [{"amount_minor": amount, "currency": currency} for currency, amount in sorted(totals.items())]

@@ -12,7 +12,7 @@ from subscriptions.forecast import Step
 from subscriptions.management import lines
 from subscriptions.models import AuditEntry, SetAside, Subscription
 
-INSTANTS = ("term_start", "term_end", "term_deadline", "grace_end", "suspension_end", "ended_at")
+DATES = ("term_start", "term_end", "term_deadline", "grace_end", "suspension_end", "ended_at")
 FLAGS = ("on_hold", "own_hold", "auto_renews", "cancel_at_term_end")
 
 
@@ -37,7 +37,7 @@ class Portrait:
             "price": s.price and str(s.price),
             "status": s.status,
             "serves": s.serves(self.now),
-            **{column: _iso(getattr(s, column)) for column in INSTANTS},
+            **{column: _iso(getattr(s, column)) for column in DATES},
             "time_zone": s.time_zone,
             **{column: getattr(s, column) for column in FLAGS},
             "end_reason": s.end_reason,
@@ -60,7 +60,7 @@ class Portrait:
         yield "tenant", f"{s.tenant.slug} ({s.tenant.name})"
         yield "type", s.type
         yield "plan", f"{s.plan.code} ({s.price or s.plan})"
-        for column in INSTANTS:
+        for column in DATES:
             if column != "term_deadline" or s.term_deadline != s.term_end:
                 yield column.replace("_", " "), self._when(getattr(s, column))
         yield "ended because", s.get_end_reason_display() if s.end_reason else ""
