@@ -1,4 +1,4 @@
-"""Who may use what: the tables, with the rules that the database holds. The verbs over them come with the slots."""
+"""Who may use what: the tables, with the rules that the database holds. The verbs are in `slots` and `quotas`."""
 
 from typing import ClassVar
 
@@ -6,33 +6,66 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from subscriptions.models import Plan, Subscription, Tenant
+from subscriptions.models import THIS_TRANSACTION, Plan, Subscription, Tenant
 
 
 class DeviceTier(models.Model):
     """A class of device service: basic, standard, premium."""
 
-    code = models.SlugField(max_length=63, unique=True)
+    code = models.SlugField(max_length=63, unique=True, help_text="Names the tier in URLs and in the audit.")
     name = models.CharField(max_length=200)
+    position = models.PositiveSmallIntegerField(default=0, help_text="Its place in lists, the smallest first.")
+    is_default = models.BooleanField(default=False, help_text="What a device gets where nobody says which tier.")
+    transaction_id = models.BigIntegerField(db_default=THIS_TRANSACTION, editable=False)  # used by: changes
 
     class Meta:
         db_table = "device_tiers"
+        ordering: ClassVar = ["position", "code"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="one_default_tier", fields=["is_default"], condition=Q(is_default=True))
+        ]
 
     def __str__(self) -> str:
         return self.name
 
 
 class Device(models.Model):
-    """A device of a tenant, under the platform's own id for it."""
+    """A device of a tenant, under the platform's own id for it. One that was deleted is remembered; registered again,
+    it goes on with its history.
+    """
 
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="devices")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="devices", db_index=False)
     device_id = models.CharField(max_length=128, help_text="The platform's own id, unique per tenant.")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+    deleted_at = models.DateTimeField(null=True, blank=True)
+    parked_at = models.DateTimeField(null=True, blank=True, help_text="Since when it waits for a slot that it lost.")
+    parked_tier = models.ForeignKey(
+        DeviceTier, null=True, blank=True, on_delete=models.PROTECT, related_name="+", db_index=False,
+        help_text="The tier of the slot that it waits for.",
+    )  # fmt: skip
+    transaction_id = models.BigIntegerField(
+        db_default=THIS_TRANSACTION,
+        editable=False,
+        help_text="The database transaction that changed it, or its slot, last: readers of `changes` go by it.",
+    )
 
     class Meta:
         db_table = "devices"
+        indexes: ClassVar = [
+            models.Index(name="devices_by_change", fields=["transaction_id", "id"]),  # used by: changes
+            # used by: slots, to let the longest parked return
+            models.Index(name="devices_parked", fields=["tenant", "parked_tier", "parked_at"],
+                         condition=Q(parked_at__isnull=False)),
+            models.Index(name="devices_by_device_id", fields=["device_id"]),  # used by: access, for another tenant's
+        ]  # fmt: skip
         constraints: ClassVar = [
-            models.UniqueConstraint(name="one_device_per_tenant_and_device_id", fields=["tenant", "device_id"])
+            models.UniqueConstraint(name="one_device_per_tenant_and_device_id", fields=["tenant", "device_id"]),
+            models.UniqueConstraint(name="device_key", fields=["tenant", "id"]),  # used by: the API's list, too
+            models.CheckConstraint(
+                name="a_parked_device_waits_for_a_tier",
+                condition=Q(parked_at__isnull=True, parked_tier__isnull=True)
+                | Q(parked_at__isnull=False, parked_tier__isnull=False, deleted_at__isnull=True),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -40,7 +73,7 @@ class Device(models.Model):
 
 
 class PlanSlots(models.Model):
-    """How many slots of a tier a plan sells."""
+    """How many slots of a tier a plan sells. What was sold already stays as it is until it is synced."""
 
     plan = models.ForeignKey(Plan, on_delete=models.CASCADE, related_name="slots")
     tier = models.ForeignKey(DeviceTier, on_delete=models.PROTECT, related_name="+")
@@ -56,20 +89,33 @@ class PlanSlots(models.Model):
 
 
 class TierAllocation(models.Model):
-    """How many slots of a tier a subscription holds, and how many are in use. Oversell cannot be written."""
+    """How many slots of a tier a subscription holds, and how many are in use. Oversell cannot be written, and a limit
+    does not change without its audit entry (the trigger is in migration 0003).
+    """
 
-    subscription = models.ForeignKey(Subscription, on_delete=models.PROTECT, related_name="allocations")
-    tier = models.ForeignKey(DeviceTier, on_delete=models.PROTECT, related_name="+")
+    subscription = models.ForeignKey(Subscription, on_delete=models.PROTECT, related_name="allocations", db_index=False)
+    tenant = models.ForeignKey(  # written by a trigger: its subscription's
+        Tenant, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False, editable=False
+    )
+    tier = models.ForeignKey(DeviceTier, on_delete=models.PROTECT, related_name="+", db_index=False)
     slot_limit = models.IntegerField()
     slots_used = models.IntegerField(default=0)
+    is_open = models.BooleanField(default=True, help_text="Until its subscription is over. Then nothing is assigned.")
 
     class Meta:
         db_table = "tier_allocations"
+        indexes: ClassVar = [
+            # used by: slots, to find room. Without slots_used, which changes all the time.
+            models.Index(name="allocations_of_tenant", fields=["tenant", "tier"], condition=Q(is_open=True)),
+        ]
         constraints: ClassVar = [
             models.UniqueConstraint(name="one_allocation_per_subscription_and_tier", fields=["subscription", "tier"]),
-            models.UniqueConstraint(name="allocation_key", fields=["id", "tier"]),
+            models.UniqueConstraint(name="allocation_key", fields=["id", "tier", "tenant"]),
             models.CheckConstraint(
                 name="slots_are_never_oversold", condition=Q(slots_used__gte=0, slots_used__lte=F("slot_limit"))
+            ),
+            models.CheckConstraint(
+                name="nothing_is_in_use_of_what_is_over", condition=Q(is_open=True) | Q(slots_used=0)
             ),
         ]
 
@@ -78,19 +124,45 @@ class TierAllocation(models.Model):
 
 
 class SlotAssignment(models.Model):
-    """A device in a slot, from when until when. Its own history: released rows stay."""
+    """A device in a slot, from when until when. Its own history: released rows stay.
 
-    allocation = models.ForeignKey(TierAllocation, on_delete=models.PROTECT, related_name="assignments")
-    tier = models.ForeignKey(DeviceTier, on_delete=models.PROTECT, related_name="+")
-    device = models.ForeignKey(Device, on_delete=models.PROTECT, related_name="assignments")
+    Its tenant and tier are its allocation's and its device's: two foreign keys over several columns, in migration 0003.
+    """
+
+    class Ended(models.TextChoices):
+        """Why a device left its slot."""
+
+        RELEASED = "released", "Released"
+        DELETED = "deleted", "Device deleted"
+        MOVED = "moved", "Moved to another slot"
+        PARKED = "parked", "Parked"  # fewer slots, or none: it waits for one
+
+    allocation = models.ForeignKey(
+        TierAllocation, on_delete=models.PROTECT, related_name="assignments", db_index=False, db_constraint=False
+    )
+    tier = models.ForeignKey(
+        DeviceTier, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
+    )
+    device = models.ForeignKey(
+        Device, on_delete=models.PROTECT, related_name="assignments", db_index=False, db_constraint=False
+    )
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False)
     assigned_at = models.DateTimeField()
-    assigned_by = models.CharField(max_length=64)
+    assigned_by = models.CharField(max_length=64, help_text="The actor: member:7, apikey:3, stripe, clock.")
+    source_id = models.CharField(max_length=255, blank=True, help_text="What caused it: a request id, a file's line.")
+    reason = models.TextField(blank=True)
     released_at = models.DateTimeField(null=True, blank=True)
     released_by = models.CharField(max_length=64, blank=True)
-    reason = models.TextField(blank=True)
+    ended = models.CharField(max_length=16, choices=Ended.choices, blank=True)
+    end_reason = models.TextField(blank=True, help_text="Why it left its slot, in words.")
 
     class Meta:
         db_table = "slot_assignments"
+        indexes: ClassVar = [
+            models.Index(name="assignments_of_device", fields=["device", "-id"]),  # used by: explain
+            # used by: slots, to park the newest; the list of a subscription's devices
+            models.Index(name="open_assignments", fields=["allocation", "-id"], condition=Q(released_at__isnull=True)),
+        ]
         constraints: ClassVar = [
             models.UniqueConstraint(
                 name="one_open_assignment_per_device", fields=["device"], condition=Q(released_at__isnull=True)
@@ -99,6 +171,12 @@ class SlotAssignment(models.Model):
                 name="an_assignment_ends_after_it_began",
                 condition=Q(released_at__isnull=True) | Q(released_at__gte=F("assigned_at")),
             ),
+            models.CheckConstraint(
+                name="a_released_slot_says_who_and_why",
+                condition=Q(released_at__isnull=True, released_by="", ended="")
+                | (Q(released_at__isnull=False) & ~Q(released_by="") & ~Q(ended="")),
+            ),
+            models.CheckConstraint(name="an_assignment_names_its_actor", condition=~Q(assigned_by="")),
         ]
 
     def __str__(self) -> str:
@@ -123,12 +201,31 @@ class Feature(models.Model):
         return self.name
 
 
+class TierFeature(models.Model):
+    """What a device of a tier may do: 1 or 0 for a switch, an amount per device for a quota."""
+
+    tier = models.ForeignKey(DeviceTier, on_delete=models.CASCADE, related_name="features", db_index=False)
+    feature = models.ForeignKey(Feature, on_delete=models.PROTECT, related_name="+", db_index=False)
+    amount = models.PositiveBigIntegerField(default=1, help_text="1: on, 0: off; or how much.")
+
+    class Meta:
+        db_table = "tier_features"
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="one_row_per_tier_and_feature", fields=["tier", "feature"])
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.tier}: {self.feature}"
+
+
 class PlanFeature(models.Model):
-    """What a plan gives of a feature: 1 or 0 for a switch, an amount for a quota."""
+    """What a plan gives a tenant of a feature: 1 or 0 for a switch, an amount for a quota. Of several plans the numbers
+    add, and one switch that is on is enough.
+    """
 
     plan = models.ForeignKey(Plan, on_delete=models.CASCADE, related_name="features")
     feature = models.ForeignKey(Feature, on_delete=models.PROTECT, related_name="+")
-    amount = models.PositiveBigIntegerField(default=1)
+    amount = models.PositiveBigIntegerField(default=1, help_text="1: on, 0: off; or how much.")
 
     class Meta:
         db_table = "plan_features"
@@ -141,13 +238,14 @@ class PlanFeature(models.Model):
 
 
 class FeatureOverride(models.Model):
-    """A tenant's exception, with a reason, until it expires."""
+    """A tenant's exception: this amount in place of what its plans give, with a reason, until it expires by itself."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="feature_overrides")
     feature = models.ForeignKey(Feature, on_delete=models.PROTECT, related_name="+")
     amount = models.PositiveBigIntegerField()
     reason = models.TextField()
-    expires_at = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Then the plans count again. Empty: never.")
+    transaction_id = models.BigIntegerField(db_default=THIS_TRANSACTION, editable=False)  # used by: changes
 
     class Meta:
         db_table = "feature_overrides"
@@ -177,3 +275,25 @@ class QuotaUsage(models.Model):
 
     def __str__(self) -> str:
         return f"{self.tenant}: {self.used} × {self.feature}"
+
+
+class QuotaOperation(models.Model):
+    """A use of a quota that was done under a key, so that a repeat is told the same and does nothing."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+", db_index=False)
+    feature = models.ForeignKey(Feature, on_delete=models.PROTECT, related_name="+", db_index=False)
+    key = models.CharField(max_length=255)
+    operation = models.CharField(max_length=16)
+    amount = models.BigIntegerField()
+    used = models.BigIntegerField(help_text="What was in use afterwards: the answer to a repeat.")
+    at = models.DateTimeField()
+
+    class Meta:
+        db_table = "quota_operations"
+        indexes: ClassVar = [models.Index(name="quota_operations_by_time", fields=["at"])]  # used by: forgetting them
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="a_key_is_used_once", fields=["tenant", "feature", "key"])
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.amount} ({self.key})"

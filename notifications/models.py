@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -62,18 +61,3 @@ class Notice(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} for {self.subscription_id}"
-
-
-class AuditCursor(models.Model):
-    """How far a reader of the audit has come: every transaction before this one has been read."""
-
-    reader = models.CharField(max_length=32, primary_key=True)
-    transaction_id = models.BigIntegerField(default=0)
-    last_run_at = models.DateTimeField(null=True, help_text="Milestones that had passed by then have been looked for.")
-    milestones = ArrayField(models.CharField(max_length=32), default=list, help_text="Those that were looked for then.")
-
-    class Meta:
-        db_table = "audit_cursors"
-
-    def __str__(self) -> str:
-        return self.reader

@@ -17,16 +17,9 @@ from django.db import connection, transaction
 
 from notifications import kinds
 from notifications.kinds import LADDERS, ON_AUDIT, SILENT_ENDS, Milestone
+from subscriptions import unread
 
 READER = "notices"
-
-# Every transaction is read once, in the order of their ids, and none that an older open one could still come before. A
-# database restored elsewhere counts its transactions anew: then everything is read again, and nothing is told twice.
-LOCK = """
-    INSERT INTO audit_cursors (reader, transaction_id, milestones) VALUES (%(reader)s, 0, '{}')
-    ON CONFLICT (reader) DO UPDATE SET reader = EXCLUDED.reader
-    RETURNING CASE WHEN transaction_id > pg_current_xact_id()::text::bigint THEN 0 ELSE transaction_id END,
-              pg_snapshot_xmin(pg_current_snapshot())::text::bigint, last_run_at, milestones"""
 
 _COLUMNS = "subscription_id, tenant_id, kind, anchor, state, attempts, next_attempt_at, recipients, error"
 _VALUES = "subscription_id, tenant_id, kind, anchor, {state}, 0, %(now)s, '[]', ''"
@@ -91,14 +84,14 @@ def make_notices(*, now: datetime) -> int:
     """
     schedule = kinds.schedule()
     with transaction.atomic(savepoint=False), connection.cursor() as cursor:
-        cursor.execute(LOCK, {"reader": READER})
-        since, horizon, last_run_at, looked_for = cursor.fetchone()
+        news = unread.locked(READER)
         # A look with a clock that went ahead has seen nothing of what lies between: as if there had been none.
-        last_runs = dict.fromkeys(looked_for, last_run_at) if last_run_at and last_run_at <= now else {}
+        ran_at = news.last_run_at if news.last_run_at and news.last_run_at <= now else None
+        last_runs = dict.fromkeys(news.milestones, ran_at) if ran_at else {}
         cursor.execute(
             _statement(schedule),
             _news() | _ranges(schedule, last_runs, now) | {
-                "reader": READER, "now": now, "since": since, "horizon": horizon,
+                "reader": READER, "now": now, "since": news.since, "horizon": news.horizon,
                 "columns": ["status", *{ladder.column for ladder in LADDERS}],
                 "milestones": [kind.name for kind in schedule],
             },

@@ -6,7 +6,7 @@ and an audit entry cannot be changed (`migrations/_evidence.py`, migration 0002)
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -54,6 +54,10 @@ class Actor(str):
         return cls(f"member:{member_id}", request_id=request_id, address=address)
 
     @classmethod
+    def api_key(cls, key_id: int, *, request_id: str = "", address: str | None = None) -> "Actor":
+        return cls(f"apikey:{key_id}", request_id=request_id, address=address)
+
+    @classmethod
     def operator(cls, user_id: int) -> "Actor":
         """A person at a terminal, by the number that the operating system knows them by."""
         return cls(f"operator:{user_id}")
@@ -69,12 +73,15 @@ STRIPE = Actor("stripe")
 
 @dataclass(frozen=True)
 class Change:
-    """New values of tracked columns of one subscription, which the caller holds locked."""
+    """New values of tracked columns of one subscription, which the caller holds locked. `beside` says before and after
+    of what hangs on it and stands in other tables.
+    """
 
     subscription: Subscription
     action: Action
     effective_at: datetime
     values: dict[str, object]
+    beside: Differences = field(default_factory=dict)
 
     @property
     def differences(self) -> Differences:
@@ -93,11 +100,11 @@ def write(changes: Sequence[Change], *, actor: Actor, source_id: str = "", reaso
     the locks and the transaction. Raises ReasonMissing for staff without a reason.
     """
     check_reason(actor, reason)
-    real = [(change, differences) for change in changes if (differences := change.differences)]
+    real = [(change, differences) for change in changes if (differences := change.differences) or change.beside]
     if not real:
         return []
     rows = [
-        _row(change.subscription, differences) | _evidence(change, differences) | {"position": position}
+        _row(change.subscription, differences) | _evidence(change, differences | change.beside) | {"position": position}
         for position, (change, differences) in enumerate(real)
     ]
     with connection.cursor() as cursor:
@@ -111,7 +118,8 @@ def write(changes: Sequence[Change], *, actor: Actor, source_id: str = "", reaso
         for column, (_, new) in differences.items():
             setattr(subscription, column, new)
         pk, subscription.version, recorded_at = written[subscription.pk]
-        entry = _entry(subscription, change.action, change.effective_at, differences, actor, source_id, reason)
+        told = differences | change.beside
+        entry = _entry(subscription, change.action, change.effective_at, told, actor, source_id, reason)
         entry.pk, entry.recorded_at = pk, recorded_at
         entries.append(entry)
     return entries

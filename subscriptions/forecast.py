@@ -17,7 +17,7 @@ from subscriptions import terms
 from subscriptions.errors import AddonFollowsMain, IllegalTransition, InvalidTerm
 from subscriptions.families import Family, cancelled, continued, into, renewed
 from subscriptions.models import Subscription
-from subscriptions.states import ACTION_OF_STATUS, DEADLINES, Action, EndReason, Status, end_reason
+from subscriptions.states import ACTION_OF_STATUS, DEADLINES, GRANTS_ACCESS, Action, EndReason, Status, end_reason
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,9 @@ def _play(family: Family, what_if: list[WhatIf], now: datetime) -> Iterator[Mome
             begun = [member for member in ahead if member.term_start == begins]
             ahead = [member for member in ahead if member.term_start != begins]
             yield from (
-                Moment(begins, copy(member), Action.STARTED, BEGINS) for member in begun if member.serves(begins)
+                Moment(begins, copy(member), Action.STARTED, BEGINS)
+                for member in begun
+                if member.status in GRANTS_ACCESS
             )
         elif passes == first:
             step, member = min(_clock(family), key=lambda pair: pair[0].at)

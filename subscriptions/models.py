@@ -1,10 +1,10 @@
 """What was bought, until when, and all that happened to it."""
 
-from datetime import datetime
 from typing import ClassVar
 from zoneinfo import available_timezones
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
@@ -12,7 +12,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Cast, Now
 
 from subscriptions.money import money
-from subscriptions.states import DEADLINES, GRANTS_ACCESS, LIVE, Action, EndReason, Status, Type
+from subscriptions.states import DEADLINES, LIVE, Action, EndReason, Status, Type
 
 # A family moves together with its root; only an add-on that was cancelled ends by itself.
 STEPS_BY_ITSELF = Q(parent__isnull=True) | Q(cancel_at_term_end=True)
@@ -269,10 +269,6 @@ class Subscription(models.Model):
     def __str__(self) -> str:
         return self.number
 
-    def serves(self, now: datetime) -> bool:
-        """Whether it grants access at this instant: one that was sold ahead begins at `term_start`."""
-        return self.status in GRANTS_ACCESS and self.term_start <= now
-
     @property
     def root_id(self) -> int:
         """The row that whoever changes anything of this family locks first."""
@@ -348,6 +344,21 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.subscription_id} v{self.version}: {self.get_action_display()}"
+
+
+class AuditCursor(models.Model):
+    """How far a reader of the audit has come: every transaction before this one has been read. See `unread`."""
+
+    reader = models.CharField(max_length=32, primary_key=True)
+    transaction_id = models.BigIntegerField(default=0)
+    last_run_at = models.DateTimeField(null=True, help_text="Milestones that had passed by then have been looked for.")
+    milestones = ArrayField(models.CharField(max_length=32), default=list, help_text="Those that were looked for then.")
+
+    class Meta:
+        db_table = "audit_cursors"
+
+    def __str__(self) -> str:
+        return self.reader
 
 
 class AuditSeal(models.Model):

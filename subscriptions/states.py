@@ -45,6 +45,9 @@ class Action(TextChoices):
     AMENDED = "amended", "Term amended"
     PLAN_CHANGED = "plan_changed", "Plan changed"
     GRACE_EXTENDED = "grace_extended", "Grace extended"
+    SLOTS_CHANGED = "slots_changed", "Slots changed"
+    DEVICES_PARKED = "devices_parked", "Devices parked"
+    SLOTS_REPAIRED = "slots_repaired", "Slots repaired"
 
 
 GRANTS_ACCESS = frozenset({Status.TRIAL, Status.ACTIVE, Status.GRACE})

@@ -13,14 +13,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from django.conf import settings
 from django.db import DataError, IntegrityError, ProgrammingError, connection, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from psycopg.errors import RaiseException
 
-from subscriptions import terms
+from subscriptions import serving, terms
 from subscriptions.audit import CLOCK
 from subscriptions.models import STEPS_BY_ITSELF, AuditEntry, SetAside, Subscription
 from subscriptions.states import ACTION_OF_STATUS, DEADLINES, INSTANTS, TRANSITIONS, EndReason, Status, end_reason
@@ -123,16 +121,12 @@ def _move(root_ids: list[int], now: datetime) -> Steps:
     is_due = bool(root_ids)
     while is_due:
         with connection.cursor() as cursor:
-            cursor.execute(MOVE, {"roots": root_ids, "now": now, **_windows()})
+            cursor.execute(MOVE, {"roots": root_ids, "now": now, **serving.windows()})
             written, moved, is_due = cursor.fetchone()
         if len(written or []) != moved:
             raise RuntimeError("A subscription moved under its lock: was the family's root locked first?")
         entry_ids += written or []
     return Steps(entry_ids)
-
-
-def _windows() -> dict[str, Any]:
-    return {column: getattr(settings, setting) for column, setting in terms.DEFAULT_WINDOWS.items()}
 
 
 def _set_aside(root_id: int, error: Exception, now: datetime) -> None:
@@ -182,22 +176,11 @@ def _literal(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else f"'{value}'"
 
 
-def _instant(status: Status, s: str, at: str) -> str:
-    """The instant that entering `status` at `at` sets, as `terms.until` says it."""
-    rule = INSTANTS[status]
-    if not rule.window:
-        return at
-    start = f"{s}.{rule.counted_from}" if rule.counted_from else at
-    days = f"coalesce(plans.{rule.window}, %({rule.window})s::int)"
-    local = f"{start} AT TIME ZONE {s}.time_zone + make_interval(days => {days})"
-    return f"greatest(({local}) AT TIME ZONE {s}.time_zone, {at})"
-
-
 def _entered(s: str) -> str:
     """The columns of `s`, which takes `step` at its next deadline."""
     at = f"{s}.next_deadline"
     instants = [
-        f"CASE step.status WHEN '{status}' THEN {_instant(status, s, at)} END AS {rule.column}"
+        f"CASE step.status WHEN '{status}' THEN {serving.instant(rule, s, at)} END AS {rule.column}"
         for status, rule in INSTANTS.items()
     ]
     return f"{s}.id, {at} AS at, step.action, step.status, {', '.join(instants)}, step.end_reason, {s} AS was"

@@ -1,9 +1,13 @@
 """The cast of the tests, and what they bought. Everything is made by the verbs that make it in earnest."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import factory
 
+from entitlements.follow import follow
+from entitlements.models import DeviceTier, PlanSlots
 from subscriptions import lifecycle
 from subscriptions.audit import Actor
 from subscriptions.lifecycle import Purchase
@@ -46,9 +50,21 @@ class PlanPriceFactory(factory.django.DjangoModelFactory[PlanPrice]):
     interval = PlanPrice.Interval.MONTH
 
 
+def tier(code: str) -> DeviceTier:
+    return DeviceTier.objects.get_or_create(code=code, defaults={"name": code.capitalize()})[0]
+
+
+def selling(slots: Mapping[str, int], type: Type = Type.MAIN, **plan: Any) -> Plan:
+    """A plan that sells so many slots of these tiers."""
+    made: Plan = PlanFactory.create(type=type, **plan)
+    PlanSlots.objects.bulk_create(PlanSlots(plan=made, tier=tier(code), slots=n) for code, n in slots.items())
+    return made
+
+
 def subscription(
     type: Type = Type.MAIN,
     *,
+    slots: Mapping[str, int] | None = None,
     tenant: Tenant | None = None,
     plan: Plan | None = None,
     price: PlanPrice | None = None,
@@ -59,8 +75,8 @@ def subscription(
     another_trial: bool = False,
     now: datetime = JAN_1,
 ) -> Subscription:
-    """A subscription started by staff at `now`, for `term`."""
-    plan = plan or PlanFactory.create(type=type)
+    """A subscription started by staff at `now`, for `term`, with the slots that its plan sells."""
+    plan = plan or selling(slots or {}, type)
     tenant = tenant or (parent.tenant if parent else TenantFactory.create())
     entry = lifecycle.start(
         tenant.pk,
@@ -73,4 +89,6 @@ def subscription(
         reason="ordered by letter",
     )
     assert entry is not None
+    if PlanSlots.objects.filter(plan=plan).exists():
+        follow([entry], actor=ALICE, now=now, reason="ordered by letter")
     return Subscription.objects.get(pk=entry.subscription_id)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from django.db import connection, transaction
 
+from entitlements.models import Device, SlotAssignment, TierAllocation
 from subscriptions import lifecycle, sweep
 from subscriptions.errors import DomainError
 from subscriptions.lifecycle import CancelAt
@@ -18,6 +19,7 @@ from subscriptions.states import EndReason, Status
 from tests.builders import ALICE, subscription
 
 T = TypeVar("T")
+WRITTEN: tuple[type[Any], ...] = (Subscription, AuditEntry, TierAllocation, SlotAssignment, Device)
 
 
 def on(month: int, day: int, hour: int = 0, minute: int = 0) -> datetime:
@@ -93,8 +95,8 @@ def replayed(s: Subscription) -> dict[str, object]:
 
 
 def written() -> list[Mapping[str, Any]]:
-    """All that a verb may write: every subscription and every audit entry, every column."""
-    return [*Subscription.objects.order_by("pk").values(), *AuditEntry.objects.order_by("pk").values()]
+    """All that a verb may write: every row of these tables, every column."""
+    return [row for table in WRITTEN for row in table.objects.order_by("pk").values()]
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from subscriptions.errors import (
 from subscriptions.families import into
 from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import AuditEntry, Member, Plan, Subscription, Tenant
+from subscriptions.serving import serves
 from subscriptions.states import Action, EndReason, Status, Type
 from tests.builders import (
     APR_1,
@@ -364,7 +365,7 @@ def test_a_source_that_started_something_for_one_tenant_starts_nothing_for_anoth
 def test_what_is_sold_ahead_serves_from_its_beginning_and_not_before() -> None:
     s = subscription(term=(FEB_1, MAR_1), now=on(1, 10))
     assert (s.status, entries(s)[0].effective_at) == ("ACTIVE", on(1, 10))
-    assert [s.serves(at) for at in (on(1, 10), FEB_1 - timedelta(microseconds=1), FEB_1)] == [False, False, True]
+    assert [serves(s, at) for at in (on(1, 10), FEB_1 - timedelta(microseconds=1), FEB_1)] == [False, False, True]
     with nothing_changes():
         advance(on(2, 28))
 
@@ -372,13 +373,13 @@ def test_what_is_sold_ahead_serves_from_its_beginning_and_not_before() -> None:
 def test_what_is_sold_ahead_has_an_addon_that_begins_with_it() -> None:
     main = subscription(term=(FEB_1, MAR_1), now=on(1, 10))
     addon = subscription(Type.ADDON, parent=main, term=(FEB_1, MAR_1), now=on(1, 11))
-    assert [addon.serves(at) for at in (on(1, 20), FEB_1)] == [False, True]
+    assert [serves(addon, at) for at in (on(1, 20), FEB_1)] == [False, True]
 
 
 def test_what_is_sold_ahead_and_cancelled_before_it_began_never_serves() -> None:
     s = subscription(term=(FEB_1, MAR_1), now=on(1, 10))
     lifecycle.cancel(s.pk, at=CancelAt.NOW, **by(on(1, 20)))
-    assert (state(s), s.serves(FEB_1), ended(s)[0]) == ("EXPIRED", False, on(1, 20))
+    assert (state(s), serves(s, FEB_1), ended(s)[0]) == ("EXPIRED", False, on(1, 20))
 
 
 def test_the_api_says_that_what_is_sold_ahead_grants_no_access_yet() -> None:

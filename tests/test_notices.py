@@ -11,11 +11,11 @@ from django.db import connection, transaction
 
 from billing_site.local.process import wait_until
 from notifications import kinds
-from notifications.models import AuditCursor, Notice
+from notifications.models import Notice
 from notifications.schedule import make_notices
 from subscriptions import lifecycle
 from subscriptions.lifecycle import CancelAt, Purchase
-from subscriptions.models import AuditEntry, Subscription
+from subscriptions.models import AuditCursor, AuditEntry, Subscription
 from subscriptions.states import EndReason, Status, Type
 from tests.builders import APR_1, FEB_1, JAN_1, PlanFactory, subscription
 from tests.history import advance, at_once, by, in_state, on

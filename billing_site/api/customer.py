@@ -19,6 +19,7 @@ from subscriptions import terms
 from subscriptions.audit import Actor
 from subscriptions.forecast import Cancelled, Paid, Renewed, WhatIf, next_step
 from subscriptions.models import AuditEntry, Plan, PlanPrice, Subscription, Tenant
+from subscriptions.serving import serves
 from subscriptions.states import Status, Type
 
 
@@ -53,7 +54,7 @@ class SubscriptionSerializer(serializers.ModelSerializer[Subscription]):
         )  # fmt: skip
 
     def get_grants_access(self, subscription: Subscription) -> bool:
-        return subscription.serves(timezone.now())
+        return serves(subscription, timezone.now())
 
     @extend_schema_field(NextStepSerializer(allow_null=True))
     def get_next_step(self, subscription: Subscription) -> dict[str, Any] | None:

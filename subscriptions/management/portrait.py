@@ -11,6 +11,7 @@ from subscriptions.errors import SubscriptionNotFound
 from subscriptions.forecast import Step
 from subscriptions.management import lines
 from subscriptions.models import AuditEntry, SetAside, Subscription
+from subscriptions.serving import serves
 
 DATES = ("term_start", "term_end", "term_deadline", "grace_end", "suspension_end", "ended_at")
 FLAGS = ("on_hold", "own_hold", "auto_renews", "cancel_at_term_end")
@@ -36,7 +37,7 @@ class Portrait:
             "plan": s.plan.code,
             "price": s.price and str(s.price),
             "status": s.status,
-            "serves": s.serves(self.now),
+            "serves": serves(s, self.now),
             **{column: _iso(getattr(s, column)) for column in DATES},
             "time_zone": s.time_zone,
             **{column: getattr(s, column) for column in FLAGS},
@@ -50,7 +51,7 @@ class Portrait:
 
     def lines(self) -> Iterator[str]:
         s = self.subscription
-        yield f"{s.number}  {s.status}, {'serves' if s.serves(self.now) else 'does not serve'}"
+        yield f"{s.number}  {s.status}, {'serves' if serves(s, self.now) else 'does not serve'}"
         yield from (f"  {name:<15} {value}" for name, value in self._facts() if value)
         yield "  history"
         yield from (f"    {self._told(entry)}" for entry in self.history)

@@ -1,0 +1,128 @@
+"""Slots for many devices at once, in as many statements as for one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import connection, transaction
+
+from entitlements import room
+from entitlements.errors import InvalidDeviceId, TierDiffers, TooMany
+from entitlements.slots import Slot, check_device_id
+from subscriptions import terms
+from subscriptions.audit import Actor, check_reason
+from subscriptions.errors import DomainError
+from subscriptions.unread import THIS
+
+MOST_DEVICES = 1_000  # a call
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A slot that is wanted for a device. An empty tier is the default one."""
+
+    device_id: str
+    tier: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one wish: its slot, or why it has none."""
+
+    device_id: str
+    slot: Slot | None = None
+    error: DomainError | None = None
+
+
+_ASSIGN_MANY = f"""
+    WITH {room.ROOM}, wish AS MATERIALIZED (
+        SELECT DISTINCT ON (given.device_id) given.device_id, given.place, tier.id AS tier_id, d.id AS device_pk,
+               x.tier_id AS present_tier_id, x.allocation_id AS present_allocation_id, x.assigned_at
+          FROM unnest(%(devices)s::text[], %(tiers)s::text[]) WITH ORDINALITY AS given (device_id, tier, place)
+          JOIN device_tiers AS tier ON CASE WHEN given.tier = '' THEN tier.is_default ELSE tier.code = given.tier END
+          LEFT JOIN devices AS d ON d.tenant_id = %(tenant)s AND d.device_id = given.device_id
+          LEFT JOIN slot_assignments AS x ON x.device_id = d.id AND x.released_at IS NULL
+         ORDER BY given.device_id, given.place
+    ), lucky AS MATERIALIZED (
+        SELECT wish.device_id, wish.tier_id, wish.place
+          FROM (SELECT *, row_number() OVER (PARTITION BY tier_id ORDER BY place) AS number
+                  FROM wish WHERE present_tier_id IS NULL) AS wish
+          JOIN (SELECT tier_id, sum(free) AS free FROM room GROUP BY tier_id) AS has ON has.tier_id = wish.tier_id
+         WHERE wish.number <= has.free
+    ), device AS (
+        INSERT INTO devices (tenant_id, device_id) SELECT %(tenant)s, device_id FROM lucky ORDER BY device_id
+        ON CONFLICT (tenant_id, device_id) DO UPDATE
+           SET deleted_at = NULL, parked_at = NULL, parked_tier_id = NULL, transaction_id = {THIS}
+        RETURNING id, device_id
+    ), waiting AS (
+        SELECT device.id AS device_pk, %(tenant)s AS tenant_id, lucky.tier_id,
+               row_number() OVER (PARTITION BY lucky.tier_id ORDER BY lucky.place) AS place
+          FROM lucky JOIN device ON device.device_id = lucky.device_id
+    ), {room.PLACE}, {room.ASSIGN_PLACED.format(also="")}
+    SELECT wish.device_id, tier.code, present.code, s.number, coalesce(wish.assigned_at, %(now)s),
+           assigned.id IS NOT NULL
+      FROM wish JOIN device_tiers AS tier ON tier.id = wish.tier_id
+      LEFT JOIN device_tiers AS present ON present.id = wish.present_tier_id
+      LEFT JOIN device ON device.device_id = wish.device_id
+      LEFT JOIN assigned ON assigned.device_id = device.id
+      LEFT JOIN tier_allocations AS a ON a.id = coalesce(assigned.allocation_id, wish.present_allocation_id)
+      LEFT JOIN subscriptions AS s ON s.id = a.subscription_id"""
+
+
+def assign_many(
+    tenant_id: int,
+    wishes: Sequence[Wish],
+    *,
+    all_or_nothing: bool = True,
+    actor: Actor,
+    now: datetime,
+    subscription_id: int | None = None,
+    source_id: str = "",
+    reason: str = "",
+) -> list[Outcome]:
+    """Give up to 1,000 devices slots, in the order of the wishes; an outcome each. As many statements as for one.
+
+    All or nothing: raises the first error, with `errors` for every device that has one, and nothing is written. Else
+    whoever can gets one. Of a device that is named twice the first counts. Raises TooMany.
+    """
+    check_reason(actor, reason)
+    terms.aware(now, "now")
+    if len(wishes) > MOST_DEVICES:
+        raise TooMany(f"{len(wishes)} devices, where up to {MOST_DEVICES} are taken.", limit=MOST_DEVICES)
+    errors: dict[str, DomainError] = {}
+    for wish in wishes:
+        try:
+            check_device_id(wish.device_id)
+        except InvalidDeviceId as error:
+            errors[wish.device_id] = error
+    with transaction.atomic():
+        room.lock(tenant_id)
+        good = [wish for wish in wishes if wish.device_id not in errors]
+        parameters = room.said([tenant_id], now, actor, source_id, reason)
+        parameters |= {"tenant": tenant_id, "only": subscription_id}
+        parameters |= {"devices": [wish.device_id for wish in good], "tiers": [wish.tier for wish in good]}
+        with connection.cursor() as cursor:
+            cursor.execute(_ASSIGN_MANY, parameters)
+            rows = {row[0]: row for row in cursor.fetchall()}
+        slots: dict[str, Slot] = {}
+        short: dict[str, list[str]] = {}  # tier → devices without a slot of it
+        for wish in {wish.device_id: wish for wish in reversed(good)}.values():
+            row = rows.get(wish.device_id)
+            if row is None:
+                errors[wish.device_id] = room.no_such_tier(wish.tier)
+                continue
+            device_id, code, present, number, assigned_at, is_new = row
+            if is_new or present == code:
+                slots[device_id] = Slot(device_id, code, number, assigned_at, is_new=is_new)
+            elif present:
+                errors[device_id] = TierDiffers(f"{device_id} has a slot of the tier {present}.", tier=present)
+            else:
+                short.setdefault(code, []).append(device_id)
+        for code, devices in short.items():
+            none = room.none_left(tenant_id, code, len(devices), now, subscription_id)
+            errors |= dict.fromkeys(devices, none)
+        if errors and all_or_nothing:
+            first = next(errors[wish.device_id] for wish in wishes if wish.device_id in errors)
+            told = [{"device_id": name, "code": error.code, "detail": error.detail} for name, error in errors.items()]
+            raise type(first)(first.detail, **first.facts, errors=told)
+    return [Outcome(wish.device_id, slots.get(wish.device_id), errors.get(wish.device_id)) for wish in wishes]

@@ -1,0 +1,219 @@
+"""How many slots a subscription holds, and what becomes of the devices where there are fewer.
+
+Limits change with an audit entry of their subscription, in the same transaction: the database insists.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from django.db import connection
+
+from entitlements import room
+from entitlements.errors import InvalidSlots, SlotsInUse
+from entitlements.models import DeviceTier, PlanSlots, SlotAssignment, TierAllocation
+from subscriptions import families
+from subscriptions.audit import Actor, Change, Differences, check_reason, write
+from subscriptions.errors import IllegalTransition
+from subscriptions.models import AuditEntry, Subscription
+from subscriptions.states import Action, Status
+from subscriptions.unread import THIS
+
+MOST_SLOTS = 1_000_000
+
+
+class Park(Enum):
+    """Whom a downsizing parks, where the caller names nobody."""
+
+    NOBODY = "nobody"  # it is refused while there are more devices than slots
+    NEWEST = "newest"  # who came last
+
+
+ParkWhom = Park | Sequence[str]  # or these devices, by their ids
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a change of limits came to."""
+
+    entry: AuditEntry | None  # None where nothing changed
+    parked: dict[str, int] = field(default_factory=dict)  # tier → devices that lost their slot and found no other
+
+
+def resize(
+    subscription_id: int,
+    tier: str,
+    slots: int,
+    *,
+    park: ParkWhom = Park.NOBODY,
+    actor: Actor,
+    now: datetime,
+    source_id: str = "",
+    reason: str = "",
+) -> Limits:
+    """Set how many slots of a tier a subscription holds. A device that loses its slot moves into a free one elsewhere
+    in the tenant, and only then parks; parked ones return into slots that are new.
+
+    Raises SlotsInUse where devices would lose their slots and `park` does not say which, IllegalTransition for a
+    subscription that is over, NoSuchTier, InvalidSlots, SourceReused.
+    """
+    return _set_limits(subscription_id, {tier: slots}, park, actor, now, source_id, reason)
+
+
+def sync_from_plan(
+    subscription_id: int,
+    *,
+    park: ParkWhom = Park.NOBODY,
+    actor: Actor,
+    now: datetime,
+    source_id: str = "",
+    reason: str = "",
+) -> Limits:
+    """Set how many slots of each tier a subscription holds to what its plan sells now. Raises as `resize` does."""
+    return _set_limits(subscription_id, None, park, actor, now, source_id, reason)
+
+
+def _set_limits(
+    subscription_id: int,
+    limits: Mapping[str, int] | None,
+    park: ParkWhom,
+    actor: Actor,
+    now: datetime,
+    source_id: str,
+    reason: str,
+) -> Limits:
+    actions = (Action.SLOTS_CHANGED, Action.DEVICES_PARKED)
+    with families.locked(subscription_id, now, source_id, *actions) as family:
+        if family.repeated:
+            return Limits(None)
+        check_reason(actor, reason)
+        subject = family.subject
+        if subject.status == Status.EXPIRED:
+            raise IllegalTransition(f"{subject.number} is EXPIRED: it has no slots.", status=subject.status, allowed=[])
+        room.lock(subject.tenant_id)
+        held = {a.tier.code: a for a in subject_allocations(subject)}
+        if limits is None:
+            sold = PlanSlots.objects.filter(plan=subject.plan_id).select_related("tier")
+            limits = {row.tier.code: row.slots for row in sold}
+            limits = dict.fromkeys(held, 0) | limits
+        tiers = {tier.code: tier for tier in DeviceTier.objects.filter(code__in=limits)}
+        for code, slots in limits.items():
+            if code not in tiers:
+                raise room.no_such_tier(code)
+            if isinstance(slots, bool) or not isinstance(slots, int) or not 0 <= slots <= MOST_SLOTS:
+                raise InvalidSlots(f"{slots!r} is no number of slots.")
+        was = {code: held[code].slot_limit if code in held else 0 for code in limits}
+        changed = {code: slots for code, slots in limits.items() if slots != was[code]}
+        if not changed:
+            return Limits(None)
+        leaving = _who_leaves(held, changed, park)
+        words = reason or f"{subject.number} has fewer slots"
+        parked = evict([subject.tenant_id], leaving, [], actor=actor, now=now, source_id=source_id, reason=words)
+        _write_limits(subject, {tiers[code].pk: slots for code, slots in changed.items()})
+        lost = {
+            held[code].tier.code: parked[held[code].pk] for code in changed if code in held and held[code].pk in parked
+        }
+        beside: Differences = {f"slots.{code}": (was[code], slots) for code, slots in sorted(changed.items())}
+        beside |= {f"parked.{code}": (0, count) for code, count in sorted(lost.items())}
+        action = Action.DEVICES_PARKED if lost else Action.SLOTS_CHANGED
+        (entry,) = write([Change(subject, action, now, {}, beside)], actor=actor, source_id=source_id, reason=reason)
+        room.return_parked(subject.tenant_id, actor=actor, now=now, source_id=source_id)
+        return Limits(entry, lost)
+
+
+def subject_allocations(subscription: Subscription) -> Sequence[TierAllocation]:
+    return [*TierAllocation.objects.filter(subscription=subscription).select_related("tier").order_by("pk")]
+
+
+def _write_limits(subscription: Subscription, limits: Mapping[int, int]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO tier_allocations (subscription_id, tier_id, slot_limit, slots_used, is_open)"
+            " SELECT %s, tier, slots, 0, true FROM unnest(%s::bigint[], %s::int[]) AS t (tier, slots) ORDER BY tier"
+            " ON CONFLICT (subscription_id, tier_id) DO UPDATE SET slot_limit = EXCLUDED.slot_limit",
+            [subscription.pk, [*limits], [*limits.values()]],
+        )
+
+
+def _who_leaves(held: Mapping[str, TierAllocation], changed: Mapping[str, int], park: ParkWhom) -> list[int]:
+    """The assignments that end, so that no more are left than there are slots. Raises SlotsInUse."""
+    too_many = {code: held[code].slots_used - slots for code, slots in changed.items() if code in held}
+    too_many = {code: count for code, count in too_many.items() if count > 0}
+    leaving: list[int] = []
+    for code, count in too_many.items():
+        open_ones = SlotAssignment.objects.filter(allocation=held[code], released_at=None)
+        if park is Park.NEWEST:
+            leaving += open_ones.order_by("-pk").values_list("pk", flat=True)[:count]
+            continue
+        named = [
+            *open_ones.filter(device__device_id__in=[] if isinstance(park, Park) else [*park]).values_list(
+                "pk", flat=True
+            )
+        ]
+        if len(named) < count:
+            raise SlotsInUse(
+                f"{held[code].slots_used} devices of the tier {code} are in use, {changed[code]} slots would be left.",
+                tier=code, limit=changed[code], used=held[code].slots_used, to_park=count - len(named),
+                would_help="Name the devices to park, park the newest, or release devices first.",
+            )  # fmt: skip
+        leaving += named
+    return leaving
+
+
+_EVICT = f"""
+    WITH {room.ROOM}, leaving AS MATERIALIZED (
+        SELECT x.id, x.device_id AS device_pk, x.allocation_id, x.tenant_id, x.tier_id,
+               row_number() OVER (PARTITION BY x.tenant_id, x.tier_id ORDER BY x.id) AS place
+          FROM slot_assignments AS x WHERE x.id = ANY(%(leaving)s) AND x.released_at IS NULL
+    ), waiting AS (SELECT device_pk, tenant_id, tier_id, place FROM leaving), {room.PLACE}, freed AS (
+        UPDATE tier_allocations AS a SET slots_used = a.slots_used - by_allocation.count
+          FROM (SELECT allocation_id, count(*) AS count FROM leaving GROUP BY allocation_id) AS by_allocation
+         WHERE a.id = by_allocation.allocation_id
+        RETURNING a.id
+    ), closed AS (
+        UPDATE slot_assignments AS x
+           SET released_at = greatest(%(now)s, x.assigned_at), released_by = %(actor)s, end_reason = %(reason)s,
+               ended = CASE WHEN placed.device_pk IS NULL THEN '{SlotAssignment.Ended.PARKED}'
+                            ELSE '{SlotAssignment.Ended.MOVED}' END
+          FROM leaving JOIN freed ON freed.id = leaving.allocation_id
+          LEFT JOIN placed ON placed.device_pk = leaving.device_pk
+         WHERE x.id = leaving.id
+        RETURNING x.device_id
+    ), touched AS (
+        UPDATE devices AS d SET transaction_id = {THIS},
+               parked_at = CASE WHEN placed.device_pk IS NULL THEN %(now)s END,
+               parked_tier_id = CASE WHEN placed.device_pk IS NULL THEN leaving.tier_id END
+          FROM leaving JOIN closed ON closed.device_id = leaving.device_pk
+          LEFT JOIN placed ON placed.device_pk = leaving.device_pk
+         WHERE d.id = leaving.device_pk
+        RETURNING d.id
+    ), {room.ASSIGN_PLACED.format(also="JOIN touched ON touched.id = placed.device_pk")}
+    SELECT leaving.allocation_id, count(*) FILTER (WHERE assigned.id IS NULL)
+      FROM leaving LEFT JOIN assigned ON assigned.device_id = leaving.device_pk
+     GROUP BY leaving.allocation_id HAVING count(*) FILTER (WHERE assigned.id IS NULL) > 0"""
+
+
+def evict(
+    tenant_ids: Sequence[int],
+    leaving: list[int],
+    closing: list[int],
+    *,
+    actor: Actor,
+    now: datetime,
+    source_id: str,
+    reason: str,
+) -> dict[int, int]:
+    """End these assignments: their devices move into free slots elsewhere in their tenant (of none of the
+    allocations that are `closing`), the longest assigned first, and only then park. How many parked, per allocation.
+    The caller holds `room.lock`.
+    """
+    if not leaving:
+        return {}
+    # The slots that they leave are not room for them.
+    left = SlotAssignment.objects.filter(pk__in=leaving).values_list("allocation_id", flat=True)
+    parameters = room.said(tenant_ids, now, actor, source_id, reason)
+    parameters |= {"leaving": leaving, "closing": sorted({*closing, *left})}
+    with connection.cursor() as cursor:
+        cursor.execute(_EVICT, parameters)
+        return dict(cursor.fetchall())
