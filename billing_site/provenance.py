@@ -4,10 +4,12 @@ import re
 import uuid
 from collections.abc import Callable
 from ipaddress import ip_address
+from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 
+from billing_site.models import ApiKey
 from subscriptions.audit import Actor
 
 HEADER = "X-Request-ID"
@@ -34,6 +36,18 @@ def actor_of(request: HttpRequest) -> Actor:
         raise PermissionDenied
     request_id: str = getattr(request, "request_id", "")
     return Actor.staff(request.user.pk, request_id=request_id, address=_address(request))
+
+
+def caller_of(request: HttpRequest) -> Actor:
+    """The member of a tenant, or the service, that asks through an API: `request` is DRF's, and its permission has been
+    checked.
+    """
+    request_id: str = getattr(request, "request_id", "")
+    key = getattr(request, "auth", None)
+    if isinstance(key, ApiKey):
+        return Actor.api_key(key.pk, request_id=request_id, address=_address(request))
+    user: Any = request.user
+    return Actor.member(user.member.pk, request_id=request_id, address=_address(request))
 
 
 def _address(request: HttpRequest) -> str | None:

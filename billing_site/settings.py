@@ -235,8 +235,11 @@ CELERY_REDBEAT_LOCK_TIMEOUT = 30  # seconds until a second beat takes over from 
 # --- API ------------------------------------------------------------------------------------------------------------
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["billing_site.api.authentication.MemberSession"],
-    "DEFAULT_PERMISSION_CLASSES": ["billing_site.api.permissions.IsMember"],
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "billing_site.api.authentication.MemberSession",
+        "billing_site.api.authentication.ApiKeyHeader",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["billing_site.api.permissions.IsTenant"],
     "DEFAULT_PAGINATION_CLASS": "billing_site.api.pagination.CursorPages",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],

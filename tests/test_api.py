@@ -113,7 +113,7 @@ MAIN_IN_GRACE = {
     "cancel_at_term_end": False,
     "ended_at": None,
     "end_reason": "",
-    "grants_access": True,
+    "grants_access": False,
     "next_step": {"at": "2026-02-15T00:00:00Z", "status": "SUSPENDED"},
 }
 TRIAL_WITH_TIME = MAIN_IN_GRACE | {

@@ -1,8 +1,15 @@
-"""Who asks: a member of a tenant, signed in."""
+"""Who asks: a member of a tenant, signed in, or a service with an API key."""
+
+from dataclasses import dataclass
 
 from django.http import HttpRequest
-from rest_framework.authentication import SessionAuthentication
+from django.utils import timezone
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication
+from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
+
+from billing_site.api import keys
+from billing_site.models import ApiKey
 
 
 class MemberSession(SessionAuthentication):
@@ -10,3 +17,42 @@ class MemberSession(SessionAuthentication):
 
     def authenticate_header(self, request: Request | HttpRequest) -> str:
         return "Session"
+
+
+@dataclass(frozen=True)
+class KeyHolder:
+    """`request.user` of a service: who holds the key."""
+
+    key: ApiKey
+    is_authenticated = True
+    is_active = True
+    is_staff = False
+
+    @property
+    def pk(self) -> str:
+        return f"apikey:{self.key.pk}"
+
+
+class ApiKeyHeader(BaseAuthentication):
+    """`Authorization: Bearer tk_…`, or `X-API-Key: tk_…`."""
+
+    def authenticate(self, request: Request) -> tuple[KeyHolder, ApiKey] | None:
+        secret = presented(request)
+        if secret is None:
+            return None
+        key = keys.find(secret, now=timezone.now())
+        if key is None:
+            raise AuthenticationFailed("This API key is unknown, expired or revoked.", code="invalid_api_key")
+        return KeyHolder(key), key
+
+    def authenticate_header(self, request: Request | HttpRequest) -> str:
+        return "Bearer"
+
+
+def presented(request: Request | HttpRequest) -> str | None:
+    """The secret that a request shows, if it shows one."""
+    scheme, _, credentials = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return str(credentials.strip())
+    secret: str | None = request.META.get("HTTP_X_API_KEY")
+    return secret

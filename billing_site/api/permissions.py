@@ -1,23 +1,34 @@
-"""What one must be to use the customer API."""
+"""What one must be to use the APIs, and for which tenant one asks."""
 
 from typing import TYPE_CHECKING
 
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from billing_site.models import ApiKey
 from subscriptions.models import Member, Tenant
 
 if TYPE_CHECKING:  # settings name this module, and rest_framework.views reads settings while it is imported
     from rest_framework.views import APIView
 
 
-class IsMember(BasePermission):
-    """Signed in as a member of a tenant. Staff who are not members see nothing here."""
+class IsTenant(BasePermission):
+    """Signed in as a member of a tenant, or with a tenant's key. Staff who are not members see nothing here."""
 
     message = "Only members of a tenant can use this."
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
+        if isinstance(request.auth, ApiKey):
+            return request.auth.tenant is not None and "customer" in request.auth.scopes
         return bool(request.user and request.user.is_authenticated) and member_of(request) is not None
+
+
+class HasScope(BasePermission):
+    """With an API key that has the view's `scope`."""
+
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        self.message = f"This takes an API key with the scope {view.scope}."  # type: ignore[attr-defined]
+        return isinstance(request.auth, ApiKey) and view.scope in request.auth.scopes  # type: ignore[attr-defined]
 
 
 def member_of(request: Request) -> Member | None:
@@ -26,6 +37,9 @@ def member_of(request: Request) -> Member | None:
 
 def tenant_of(request: Request) -> Tenant:
     """The one tenant that everything in this request is scoped to; read once a request."""
+    if isinstance(request.auth, ApiKey):
+        assert request.auth.tenant is not None, "IsTenant comes first"
+        return request.auth.tenant
     member = member_of(request)
-    assert member is not None, "IsMember comes first"
+    assert member is not None, "IsTenant comes first"
     return member.tenant
