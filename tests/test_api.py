@@ -118,6 +118,7 @@ MAIN_IN_GRACE = {
 }
 TRIAL_WITH_TIME = MAIN_IN_GRACE | {
     "type": "TRIAL",
+    "grants_access": True,
     "status": "TRIAL",
     "plan": "trial",
     "price": None,
