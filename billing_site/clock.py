@@ -23,6 +23,11 @@ JOBS = {
         settings.LIFECYCLE_INTERVAL_SECONDS,
         "Terms, grace periods and suspensions end by the clock.",
     ),
+    "slots follow": Job(
+        "entitlements.tasks.follow_subscriptions",
+        settings.LIFECYCLE_INTERVAL_SECONDS,
+        "Devices leave subscriptions that are over; who is parked returns where room came by the clock.",
+    ),
     "seal the audit": Job(
         "subscriptions.tasks.seal_audit",
         60.0,

@@ -13,7 +13,7 @@ class ApiKey(models.Model):
     """A key of a service or of a tenant. Only its hash is kept."""
 
     prefix = models.CharField(max_length=16, unique=True, help_text="The part that may be shown and searched for.")
-    sha256 = models.CharField(max_length=64, unique=True, help_text="Hex digest of the whole key.")
+    sha256 = models.CharField(max_length=64, help_text="Hex digest of the whole key.")
     name = models.CharField(max_length=200)
     tenant = models.ForeignKey(Tenant, null=True, blank=True, on_delete=models.CASCADE, related_name="api_keys")
     scopes = models.JSONField(default=list)
@@ -25,6 +25,7 @@ class ApiKey(models.Model):
     class Meta:
         db_table = "api_keys"
         constraints: ClassVar = [
+            models.UniqueConstraint(name="one_key_per_hash", fields=["sha256"]),
             models.CheckConstraint(name="a_key_is_kept_as_its_hash", condition=Q(sha256__regex="^[0-9a-f]{64}$"))
         ]
 

@@ -7,16 +7,17 @@ call it, is read off the audit by `catch_up`, a recurring job: an effect that wa
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.functions import Coalesce
 
 from entitlements import limits, room
 from entitlements.limits import Park, ParkWhom
 from entitlements.models import SlotAssignment, TierAllocation
 from subscriptions import serving, unread
-from subscriptions.audit import CLOCK, Actor, Change, write
+from subscriptions.audit import CLOCK, INSERT, Actor, Change, said, write
 from subscriptions.errors import IllegalTransition
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import GRANTS_ACCESS, Action, Status
@@ -33,23 +34,54 @@ def follow(
     park: ParkWhom = Park.NEWEST,
     source_id: str = "",
     reason: str = "",
-) -> None:
-    """Bring a tenant's slots to what these entries say, which the caller's transaction has written.
+) -> bool:
+    """Bring a tenant's slots to what these entries say, which the caller's transaction has written; whether there was
+    anything to do.
 
     Raises SlotsInUse where a plan with fewer slots would take some from devices, and `park` does not say from which.
     """
-    for entry in entries:
-        if _moves_a_plan(entry):
-            limits.sync_from_plan(
-                entry.subscription_id, park=park, actor=actor, now=now, source_id=source_id, reason=reason
-            )
+    by: dict[str, Any] = {"actor": actor, "now": now, "source_id": source_id}
+    begun = [entry for entry in entries if entry.action == Action.STARTED]
+    moved = [entry for entry in entries if entry.action != Action.STARTED and "plan_id" in entry.changes]
     ended = [entry.subscription_id for entry in entries if entry.action == Action.EXPIRED]
-    if ended or any(_serves_again(entry) for entry in entries):
-        _settle([entries[0].tenant_id], ended, actor=actor, now=now, source_id=source_id)
+    for entry in begun:
+        _begin(entry, reason=reason, **by)
+    for entry in moved:
+        limits.sync_from_plan(entry.subscription_id, park=park, reason=reason, **by)
+    if ended or any(_serves_again(entry) for entry in entries if entry not in begun):
+        _settle([entries[0].tenant_id], ended, **by)
+    return bool(begun or moved or ended)
 
 
-def _moves_a_plan(entry: AuditEntry) -> bool:
-    return "plan_id" in entry.changes
+# A subscription that has just been made: nobody else can hold any of this, so nothing is locked.
+_BEGIN = f"""
+    WITH sold AS (
+        SELECT tier.id, tier.code, plan_slots.slots
+          FROM subscriptions AS s JOIN plan_slots ON plan_slots.plan_id = s.plan_id AND plan_slots.slots > 0
+          JOIN device_tiers AS tier ON tier.id = plan_slots.tier_id
+         WHERE s.id = %(subscription)s
+    ), moved AS (
+        UPDATE subscriptions SET version = version + 1 WHERE id = %(subscription)s AND EXISTS (SELECT FROM sold)
+        RETURNING id, tenant_id, version
+    ), entry AS (
+        {INSERT}
+        SELECT id, tenant_id, version, '{Action.SLOTS_CHANGED}', %(at)s, %(actor)s, %(source_id)s, %(reason)s,
+               %(request_id)s, %(address)s::inet,
+               (SELECT jsonb_object_agg('slots.' || code, jsonb_build_array(0, slots)) FROM sold)
+          FROM moved
+    ), made AS (
+        INSERT INTO tier_allocations (subscription_id, tier_id, slot_limit, slots_used, is_open)
+        SELECT moved.id, sold.id, sold.slots, 0, true FROM moved, sold ORDER BY sold.id
+    )
+    SELECT EXISTS (SELECT FROM devices WHERE tenant_id = moved.tenant_id AND parked_at IS NOT NULL) FROM moved"""
+
+
+def _begin(entry: AuditEntry, *, actor: Actor, now: datetime, source_id: str, reason: str) -> None:
+    """Give what has just begun the slots that its plan sells. One statement, unless somebody waits for them."""
+    parameters = said(actor, source_id, reason) | {"subscription": entry.subscription_id, "at": entry.effective_at}
+    waits = room.one(_BEGIN, parameters)
+    if waits and waits[0]:
+        _settle([entry.tenant_id], [], actor=actor, now=now, source_id=source_id)
 
 
 def _serves_again(entry: AuditEntry) -> bool:
@@ -127,7 +159,8 @@ def _settle(
         root=Coalesce(F("parent_id"), F("pk"))))  # fmt: skip
     [*roots.select_for_update(no_key=True).order_by("pk").values_list("pk", flat=True)]
     room.lock(*tenant_ids)
-    over = Subscription.objects.filter(pk__in=ended, status=Status.EXPIRED).in_bulk()
+    with_addons = Q(pk__in=ended) | Q(parent_id__in=ended)
+    over = Subscription.objects.filter(with_addons, status=Status.EXPIRED).in_bulk()
     closing = {
         a.pk: a for a in TierAllocation.objects.filter(subscription__in=over, is_open=True).select_related("tier")
     }

@@ -14,8 +14,12 @@ class DeviceTier(models.Model):
 
     code = models.SlugField(max_length=63, unique=True, help_text="Names the tier in URLs and in the audit.")
     name = models.CharField(max_length=200)
-    position = models.PositiveSmallIntegerField(default=0, help_text="Its place in lists, the smallest first.")
-    is_default = models.BooleanField(default=False, help_text="What a device gets where nobody says which tier.")
+    position = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="Its place in lists, the smallest first."
+    )
+    is_default = models.BooleanField(
+        default=False, db_default=False, help_text="What a device gets where nobody says which tier."
+    )
     transaction_id = models.BigIntegerField(db_default=THIS_TRANSACTION, editable=False)  # used by: changes
 
     class Meta:
@@ -100,7 +104,9 @@ class TierAllocation(models.Model):
     tier = models.ForeignKey(DeviceTier, on_delete=models.PROTECT, related_name="+", db_index=False)
     slot_limit = models.IntegerField()
     slots_used = models.IntegerField(default=0)
-    is_open = models.BooleanField(default=True, help_text="Until its subscription is over. Then nothing is assigned.")
+    is_open = models.BooleanField(
+        default=True, db_default=True, help_text="Until its subscription is over. Then nothing is assigned."
+    )
 
     class Meta:
         db_table = "tier_allocations"
@@ -149,12 +155,14 @@ class SlotAssignment(models.Model):
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False)
     assigned_at = models.DateTimeField()
     assigned_by = models.CharField(max_length=64, help_text="The actor: member:7, apikey:3, stripe, clock.")
-    source_id = models.CharField(max_length=255, blank=True, help_text="What caused it: a request id, a file's line.")
+    source_id = models.CharField(
+        max_length=255, blank=True, default="", db_default="", help_text="What caused it: a request id, a file's line."
+    )
     reason = models.TextField(blank=True)
     released_at = models.DateTimeField(null=True, blank=True)
     released_by = models.CharField(max_length=64, blank=True)
-    ended = models.CharField(max_length=16, choices=Ended.choices, blank=True)
-    end_reason = models.TextField(blank=True, help_text="Why it left its slot, in words.")
+    ended = models.CharField(max_length=16, choices=Ended.choices, blank=True, default="", db_default="")
+    end_reason = models.TextField(blank=True, default="", db_default="", help_text="Why it left its slot, in words.")
 
     class Meta:
         db_table = "slot_assignments"

@@ -30,6 +30,12 @@ COLUMNS = [field.attname for field in FIELDS.values()]  # a field's attribute an
 
 IDENTITY = ("number", "tenant_id", "parent_id", "trial_ordinal")  # what a subscription is born with, for ever
 
+# The columns of an entry that its writer says; `said` has the parameters that those of one statement have in common.
+INSERT = (
+    "INSERT INTO subscription_audit (subscription_id, tenant_id, version, action, effective_at, actor, source_id,"
+    " reason, request_id, address, changes)"
+)
+
 Differences = dict[str, tuple[object, object]]  # column → before and after
 
 
@@ -108,7 +114,7 @@ def write(changes: Sequence[Change], *, actor: Actor, source_id: str = "", reaso
         for position, (change, differences) in enumerate(real)
     ]
     with connection.cursor() as cursor:
-        cursor.execute(_WRITE, _said(actor, source_id, reason) | {"rows": json.dumps(rows)})
+        cursor.execute(_WRITE, said(actor, source_id, reason) | {"rows": json.dumps(rows)})
         written = {subscription_id: row for subscription_id, *row in cursor.fetchall()}
     if len(written) != len(real):
         raise RuntimeError("A subscription moved under its lock: was the family's root locked first?")
@@ -139,7 +145,7 @@ def write_first(
         "changes": json.dumps(_changes(differences)),
     }
     with connection.cursor() as cursor:
-        cursor.execute(_WRITE_FIRST, evidence | _said(actor, source_id, reason))
+        cursor.execute(_WRITE_FIRST, evidence | said(actor, source_id, reason))
         subscription.pk, pk, recorded_at = cursor.fetchone()
     subscription.version, subscription._state.adding = 1, False
     entry = _entry(subscription, Action.STARTED, effective_at, differences, actor, source_id, reason)
@@ -152,7 +158,7 @@ def check_reason(actor: Actor, reason: str) -> None:
         raise ReasonMissing
 
 
-def _said(actor: Actor, source_id: str, reason: str) -> dict[str, str | None]:
+def said(actor: Actor, source_id: str, reason: str) -> dict[str, str | None]:
     """What all entries of one statement have in common."""
     return {
         "actor": actor,
@@ -197,7 +203,7 @@ def _entry(
         action=action,
         effective_at=effective_at,
         changes=_changes(differences),
-        **_said(actor, source_id, reason),
+        **said(actor, source_id, reason),
     )
     entry._state.adding = False
     return entry
@@ -225,9 +231,7 @@ def _write_statement() -> str:
               FROM wanted AS w WHERE s.id = w.id AND s.version = w.version
             RETURNING s.id, s.tenant_id, s.version
         )
-        INSERT INTO subscription_audit
-               (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, request_id,
-                address, changes)
+        {INSERT}
         SELECT moved.id, moved.tenant_id, moved.version, w.action, w.effective_at,
                %(actor)s, %(source_id)s, %(reason)s, %(request_id)s, %(address)s::inet, w.changes
           FROM moved JOIN wanted AS w ON w.id = moved.id ORDER BY w.position
@@ -244,9 +248,7 @@ def _write_first_statement() -> str:
                 AS w(number text, tenant_id bigint, parent_id bigint, trial_ordinal smallint, {typed})
             RETURNING id, tenant_id, version
         )
-        INSERT INTO subscription_audit
-               (subscription_id, tenant_id, version, action, effective_at, actor, source_id, reason, request_id,
-                address, changes)
+        {INSERT}
         SELECT id, tenant_id, version, '{Action.STARTED}', %(effective_at)s, %(actor)s, %(source_id)s, %(reason)s,
                %(request_id)s, %(address)s::inet, %(changes)s::jsonb FROM born
         RETURNING subscription_id, id, recorded_at"""

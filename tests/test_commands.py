@@ -11,9 +11,9 @@ from django.core.management import CommandError, call_command, load_command_clas
 from django.utils import timezone
 
 from billing_site.local.caught_mail import Mailbox
+from billing_site.management.commands import advance_subscriptions
 from notifications.management.commands import send_notices
 from notifications.models import Notice
-from subscriptions.management.commands import advance_subscriptions
 from subscriptions.models import Member, Plan, PlanPrice, Subscription, Tenant
 from subscriptions.states import Type
 from tests.builders import FEB_1, JAN_1, PlanPriceFactory, TenantFactory, subscription

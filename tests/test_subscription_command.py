@@ -18,9 +18,9 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from billing_site.management.commands.subscription import Command
 from subscriptions import lifecycle
 from subscriptions.lifecycle import CancelAt
-from subscriptions.management.commands.subscription import Command
 from subscriptions.management.verbs import VERBS
 from subscriptions.models import Plan, SetAside, Subscription
 from subscriptions.states import Type

@@ -1,7 +1,7 @@
 """What the database refuses by itself, whoever writes. Of subscriptions and their audit: test_evidence."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from django.db import Error, connection, transaction
@@ -44,15 +44,22 @@ def test_the_service_is_neither_superuser_nor_exempt_from_row_security() -> None
 # --- entitlements ----------------------------------------------------------------------------------------------------
 
 
+def at_commit(statement: str) -> None:
+    sql(statement)
+    connection.check_constraints()
+
+
 class World:
     """One of everything that rows below point at, written without the ORM's help."""
 
+    released: ClassVar = {"released_by": "staff:1", "ended": "released"}
+
     def __init__(self) -> None:
-        self.tenant, self.plan = TenantFactory.create().pk, PlanFactory.create().pk
-        self.s: Subscription = subscription()
         self.basic = insert("device_tiers", "id", code="basic", name="Basic")
         self.premium = insert("device_tiers", "id", code="premium", name="Premium")
-        self.allocation = self.allocate(5)
+        self.s: Subscription = subscription(slots={"basic": 5})
+        self.tenant, self.plan = self.s.tenant_id, PlanFactory.create().pk
+        self.allocation = self.s.allocations.get().pk
         self.device = self.register("meter-1")
         self.feature = insert("features", "id", code="api", name="API calls", kind="QUOTA")
 
@@ -65,13 +72,13 @@ class World:
         }
         return insert("tier_allocations", "id", **row | more)
 
-    def register(self, device_id: str) -> int:
-        return insert("devices", "id", tenant_id=self.tenant, device_id=device_id)
+    def register(self, device_id: str, **more: Any) -> int:
+        return insert("devices", "id", **{"tenant_id": self.tenant, "device_id": device_id} | more)
 
     def assign(self, **more: Any) -> int:
         row: dict[str, Any] = {
             "allocation_id": self.allocation, "tier_id": self.basic, "device_id": self.device, "assigned_at": JAN_1,
-            "assigned_by": "staff:1", "released_by": "", "reason": "",
+            "assigned_by": "staff:1", "released_by": "", "reason": "", "tenant_id": self.tenant,
         }  # fmt: skip
         return insert("slot_assignments", "id", **row | more)
 
@@ -124,8 +131,57 @@ REFUSED: dict[str, Callable[[World], object]] = {
     "slots_are_never_oversold  ": lambda w: w.allocate(-1, -1, tier_id=w.premium),
     "one_allocation_per_subscription_and_tier": lambda w: w.allocate(1),
     "one_open_assignment_per_device": lambda w: twice(w.assign),
-    "an_assignments_tier_is_its_allocations": lambda w: w.assign(tier_id=w.premium),
-    "an_assignment_ends_after_it_began": lambda w: w.assign(assigned_at=FEB_1, released_at=JAN_1),
+    "an_assignment_is_of_its_allocations_tier_and_tenant": lambda w: w.assign(tier_id=w.premium),
+    "an_assignment_is_of_its_devices_tenant": lambda w: w.assign(
+        device_id=w.register("meter-9", tenant_id=TenantFactory.create().pk)
+    ),
+    "an_assignment_ends_after_it_began": lambda w: w.assign(assigned_at=FEB_1, released_at=JAN_1, **w.released),
+    "a_released_slot_says_who_and_why": lambda w: w.assign(released_at=FEB_1),
+    "a_released_slot_says_who_and_why ": lambda w: w.assign(ended="released", released_by="staff:1"),
+    "an_assignment_names_its_actor": lambda w: w.assign(assigned_by=""),
+    "nothing_is_in_use_of_what_is_over": lambda w: sql(
+        f"UPDATE tier_allocations SET slots_used = 1, is_open = false WHERE id = {w.allocation}"
+    ),
+    "identity_never_changes": lambda w: sql(
+        f"UPDATE devices SET tenant_id = {TenantFactory.create().pk} WHERE id = {w.device}"
+    ),
+    "identity_never_changes ": lambda w: sql(
+        f"UPDATE tier_allocations SET tier_id = {w.premium} WHERE id = {w.allocation}"
+    ),
+    "assignments_are_history": lambda w: sql(
+        f"UPDATE slot_assignments SET reason = 'never' WHERE id = {w.assign(released_at=FEB_1, **w.released)}"
+    ),
+    "assignments_are_history ": lambda w: sql(
+        f"UPDATE slot_assignments SET assigned_by = 'stripe' WHERE id = {w.assign()}"
+    ),
+    "assignments_are_history  ": lambda w: sql(f"DELETE FROM slot_assignments WHERE id = {w.assign()}"),
+    "no_slots_without_evidence": lambda w: at_commit(
+        f"UPDATE tier_allocations SET slot_limit = 6 WHERE id = {w.allocation}"
+    ),
+    "no_slots_without_evidence ": lambda w: at_commit(f"DELETE FROM tier_allocations WHERE id = {w.allocation}"),
+    "no_slots_without_evidence  ": lambda w: (w.allocate(3, tier_id=w.premium), at_commit("SELECT 1")),
+    "a_parked_device_waits_for_a_tier": lambda w: w.register("meter-2", parked_at=JAN_1),
+    "a_parked_device_waits_for_a_tier ": lambda w: w.register(
+        "meter-2", parked_at=JAN_1, parked_tier_id=w.basic, deleted_at=JAN_1
+    ),
+    "one_default_tier": lambda w: [
+        insert("device_tiers", code=code, name="Another", is_default=True) for code in ("a", "b")
+    ],
+    "one_row_per_tier_and_feature": lambda w: twice(
+        lambda: insert("tier_features", tier_id=w.basic, feature_id=w.feature, amount=1)
+    ),
+    "a_key_is_used_once": lambda w: twice(
+        lambda: insert(
+            "quota_operations",
+            tenant_id=w.tenant,
+            feature_id=w.feature,
+            key="k",
+            operation="consume",
+            amount=1,
+            used=1,
+            at=JAN_1,
+        )
+    ),
     "one_device_per_tenant_and_device_id": lambda w: w.register("meter-1"),
     "one_row_per_plan_and_tier": lambda w: twice(
         lambda: insert("plan_slots", plan_id=w.plan, tier_id=w.basic, slots=1)
@@ -152,7 +208,8 @@ REFUSED: dict[str, Callable[[World], object]] = {
         lambda: insert("stripe_prices", stripe_price_id="price_1", plan_price_id=PlanPriceFactory.create().pk)
     ),
     "a_key_is_kept_as_its_hash": lambda w: w.key(sha256="tk_1_in_plain_text"),
-    "api_keys_prefix_key": lambda w: twice(w.key),
+    "api_keys_prefix_key": lambda w: [w.key(), w.key("1" * 64)],
+    "one_key_per_hash": lambda w: [w.key(), w.key(prefix="tk_2")],
 }
 
 
@@ -171,7 +228,7 @@ def refused_by(error: Error) -> str | None:
 
 def test_what_breaks_no_rule_is_written() -> None:
     w = World()
-    w.assign(released_at=FEB_1)
+    w.assign(released_at=FEB_1, **w.released)
     w.assign()
     w.allocate(0, tier_id=w.premium)
     w.register("meter-2")
@@ -189,7 +246,8 @@ def test_no_constraint_of_these_tables_is_left_untried() -> None:
     """Foreign keys, NOT NULL and Django's own checks of positive numbers aside: those are not rules of the trade."""
     tables = [
         "device_tiers", "devices", "plan_slots", "tier_allocations", "slot_assignments", "features", "plan_features",
-        "feature_overrides", "quota_usage", "stripe_events", "stripe_links", "stripe_prices", "notices", "api_keys",
+        "tier_features", "feature_overrides", "quota_usage", "quota_operations",
+        "stripe_events", "stripe_links", "stripe_prices", "notices", "api_keys",
     ]  # fmt: skip
     with connection.cursor() as cursor:
         cursor.execute(
@@ -204,6 +262,6 @@ def test_no_constraint_of_these_tables_is_left_untried() -> None:
             {"tables": tables},
         )
         named = {name for (name,) in cursor.fetchall()}
-    keys_of_foreign_keys = {"allocation_key"}
+    keys_of_foreign_keys = {"allocation_key", "device_key"}
     untried = named - {name.strip() for name in REFUSED} - keys_of_foreign_keys
     assert {name for name in untried if not name.endswith("_check")} == set()

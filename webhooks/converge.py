@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from entitlements.follow import follow
+from entitlements.limits import Park
 from subscriptions import lifecycle
 from subscriptions.audit import STRIPE, Actor
 from subscriptions.lifecycle import CancelAt, Purchase
@@ -27,6 +29,7 @@ class Known:
     tenant_id: int | None  # whose Stripe customer it is
     trial_id: int | None  # the tenant's trial that a first purchase turns into more: no Stripe subscription has it
     main_id: int | None  # the tenant's live main subscription: the parent of an add-on
+    has_slots: bool  # whether it holds slots, or will
     prices: dict[str, PlanPrice]  # ours by Stripe price id, with their plans; rules and keys only
 
     @property
@@ -48,14 +51,18 @@ def converge(known: Known, wanted: Wanted, *, now: datetime, source_id: str) -> 
     purchase = Purchase(price.plan, term_start, term_end, price, True, is_last)
     by = _By(now, source_id)
     if known.subscription is None:
-        entry = _begin(known, wanted, purchase, by)
-        return (entry.subscription.pk, entry.get_action_display().lower()) if entry else (None, NOTHING_NEW)
-    subscription, done = known.subscription, []
-    for bring in (_term, _status, _plan, _cancellation):
-        if entry := bring(subscription, wanted, purchase, by):
-            subscription = entry.subscription
-            done.append(entry.get_action_display().lower())
-    return subscription.pk, ", ".join(done) or NOTHING_NEW
+        begun = _begin(known, wanted, purchase, by)
+        entries = [begun] if begun else []
+    else:
+        entries, subscription = [], known.subscription
+        for bring in (_term, _status, _plan, _cancellation):
+            if entry := bring(subscription, wanted, purchase, by):
+                subscription = entry.subscription
+                entries.append(entry)
+    if known.has_slots:
+        follow(entries, park=Park.NEWEST, **by())  # Stripe cannot be refused
+    done = ", ".join(entry.get_action_display().lower() for entry in entries)
+    return entries[-1].subscription_id if entries else known.subscription_id, done or NOTHING_NEW
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from typing import Any
 from django.conf import settings
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db import connection, transaction
-from django.db.models import F, Subquery
+from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import JSONObject
 from djstripe.models import Customer
 
+from entitlements.models import PlanSlots, TierAllocation
 from subscriptions.errors import DomainError
 from subscriptions.models import Plan, PlanPrice, Subscription
 from subscriptions.states import LIVE, Type
@@ -204,6 +205,9 @@ def _known(state: Wanted) -> Known:
     trial = Subscription.objects.filter(**of_customer, type=Type.TRIAL, stripe_link=None)
     main = Subscription.objects.filter(**of_customer, type=Type.MAIN)
     sold = StripePrice.objects.filter(pk__in={item.price_id for item in state.items})
+    slots_sold = PlanSlots.objects.filter(plan__prices__stripe_prices__in=sold)
+    ours = Q(subscription__stripe_link=OuterRef("pk")) | Q(subscription__parent__stripe_link=OuterRef("pk"))
+    slots_held = TierAllocation.objects.filter(ours | Q(subscription__in=trial), is_open=True)
     plan = {field: f"plan_price__plan__{field}" for field in ("id", "type", "grace_days", "suspension_days")}
     link = (
         StripeLink.objects.select_related("subscription")
@@ -211,6 +215,7 @@ def _known(state: Wanted) -> Known:
             tenant=Subquery(Customer.objects.filter(id=state.customer_id).values("subscriber_id")[:1]),
             trial=Subquery(trial.order_by("pk").values("pk")[:1]),
             main=Subquery(main.values("pk")[:1]),
+            has_slots=Exists(slots_sold) | Exists(slots_held),
             prices=ArraySubquery(
                 sold.values(row=JSONObject(stripe="pk", price="plan_price_id", plan=JSONObject(**plan)))
             ),
@@ -218,7 +223,7 @@ def _known(state: Wanted) -> Known:
         .get(pk=state.stripe_subscription_id)
     )
     prices = {row["stripe"]: PlanPrice(pk=row["price"], plan=Plan(**row["plan"])) for row in link.prices or ()}
-    return Known(link.subscription, link.applied_ticket, link.tenant, link.trial, link.main, prices)
+    return Known(link.subscription, link.applied_ticket, link.tenant, link.trial, link.main, link.has_slots, prices)
 
 
 def _finish(

@@ -38,6 +38,8 @@ from unfold.widgets import (
 
 from billing_site.admin.views import changes, link, names, when
 from billing_site.provenance import actor_of
+from billing_site.verbs import carry_out
+from entitlements.limits import Park
 from subscriptions import families, terms
 from subscriptions.audit import Actor
 from subscriptions.errors import DomainError, InvalidTerm
@@ -210,11 +212,20 @@ class AmendTerm(VerbForm):
 
 class ChangePlan(VerbForm):
     bought = Bought(label="Plan and price")
+    park = forms.BooleanField(
+        label="Park the newest devices",
+        required=False,
+        widget=UnfoldBooleanWidget,
+        help_text="Where there are more devices than slots then. Otherwise it is refused.",
+    )
 
     def __init__(self, data: Any = None, *, subject: Subject, **more: Any) -> None:
         if isinstance(subject, Subscription):
             self.types = [subject.type]  # type: ignore[misc]
         super().__init__(data, subject=subject, **more)
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | {"park": Park.NEWEST if self.cleaned_data["park"] else Park.NOBODY}
 
 
 class Expire(VerbForm):
@@ -387,7 +398,7 @@ class Asked:
 
     def _carry_out(self, name: str, *, dry_run: bool = False) -> list[AuditEntry]:
         by = By(self.actor, self.now, self.reason, _source_id(self.source, name))
-        return VERBS[self.offer.verb].carry_out(name, self.options, by, dry_run=dry_run)
+        return carry_out(self.offer.verb, name, self.options, by, dry_run=dry_run)
 
 
 @dataclass(frozen=True)

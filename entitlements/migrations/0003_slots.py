@@ -73,12 +73,12 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='devicetier',
             name='is_default',
-            field=models.BooleanField(default=False, help_text='What a device gets where nobody says which tier.'),
+            field=models.BooleanField(db_default=False, default=False, help_text='What a device gets where nobody says which tier.'),
         ),
         migrations.AddField(
             model_name='devicetier',
             name='position',
-            field=models.PositiveSmallIntegerField(default=0, help_text='Its place in lists, the smallest first.'),
+            field=models.PositiveSmallIntegerField(db_default=0, default=0, help_text='Its place in lists, the smallest first.'),
         ),
         migrations.AddField(
             model_name='devicetier',
@@ -93,17 +93,17 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='slotassignment',
             name='end_reason',
-            field=models.TextField(blank=True, help_text='Why it left its slot, in words.'),
+            field=models.TextField(blank=True, db_default='', default='', help_text='Why it left its slot, in words.'),
         ),
         migrations.AddField(
             model_name='slotassignment',
             name='ended',
-            field=models.CharField(blank=True, choices=[('released', 'Released'), ('deleted', 'Device deleted'), ('moved', 'Moved to another slot'), ('parked', 'Parked')], max_length=16),
+            field=models.CharField(blank=True, db_default='', default='', choices=[('released', 'Released'), ('deleted', 'Device deleted'), ('moved', 'Moved to another slot'), ('parked', 'Parked')], max_length=16),
         ),
         migrations.AddField(
             model_name='slotassignment',
             name='source_id',
-            field=models.CharField(blank=True, help_text="What caused it: a request id, a file's line.", max_length=255),
+            field=models.CharField(blank=True, db_default='', default='', help_text="What caused it: a request id, a file's line.", max_length=255),
         ),
         migrations.AddField(
             model_name='slotassignment',
@@ -114,7 +114,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='tierallocation',
             name='is_open',
-            field=models.BooleanField(default=True, help_text='Until its subscription is over. Then nothing is assigned.'),
+            field=models.BooleanField(db_default=True, default=True, help_text='Until its subscription is over. Then nothing is assigned.'),
         ),
         migrations.AddField(
             model_name='tierallocation',

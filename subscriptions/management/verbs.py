@@ -86,16 +86,26 @@ class Verb:
     says: Callable[[Options, Found, By], dict[str, object]] = _says_nothing  # the arguments of the verb of its own
     of: Callable[[str], Found] = of_subscription
 
-    def carry_out(self, name: str, options: Options, by: By, *, dry_run: bool = False) -> list[AuditEntry]:
-        """Do it, in one transaction; every entry that it wrote, those of the add-ons that follow too. Empty where there
-        was nothing to change.
+    def carry_out(
+        self,
+        name: str,
+        options: Options,
+        by: By,
+        *,
+        then: Callable[[list[AuditEntry]], bool] = lambda entries: False,
+        dry_run: bool = False,
+    ) -> list[AuditEntry]:
+        """Do it, and what follows from the entries that it wrote, in one transaction; every entry that was written,
+        those of the add-ons that follow too. Empty where there was nothing to change. `then` says whether it wrote any.
 
-        A dry run does the same and takes it back. Raises what the verb raises.
+        A dry run does the same and takes it back. Raises what the verb raises, and `then`.
         """
         with transaction.atomic():
             found = self.of(name)
             self.does(found.pk, **self.says(options, found, by), **vars(by))
             entries = [*_written_since(found)]
+            if then(entries):
+                entries = [*_written_since(found)]
             if dry_run:
                 connection.check_constraints()  # a commit would
                 transaction.set_rollback(True)

@@ -1,12 +1,17 @@
-"""What the demo shows: two plans, three tenants, and a purchase at Stripe that waits for its payment."""
+"""What the demo shows: two plans, three tenants, devices in slots, and a purchase at Stripe that waits to be paid."""
 
-from datetime import timedelta
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
 from django.utils import timezone
 
+from entitlements.bulk import Wish, assign_many
+from entitlements.follow import follow
+from entitlements.models import DeviceTier, PlanSlots
 from subscriptions import lifecycle
 from subscriptions.audit import Actor
 from subscriptions.lifecycle import Purchase
@@ -35,22 +40,21 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         staff = self._user("admin", is_staff=True, is_superuser=True)
-        fleet = self._plan("fleet", "Fleet", Type.MAIN, 49_00)
-        trial = self._plan("trial", "Free trial", Type.TRIAL)
+        basic = self._tier("basic", "Basic", is_default=True)
+        premium = self._tier("premium", "Premium", position=1)
+        fleet = self._plan("fleet", "Fleet", Type.MAIN, 49_00, {basic: 50, premium: 10})
+        trial = self._plan("trial", "Free trial", Type.TRIAL, None, {basic: 5})
         acme = self._tenant("acme", "Acme Robotics", "owner")
         borealis = self._tenant("borealis", "Borealis Sensors", "borealis")
         self._tenant("cirrus", "Cirrus Weather", "cirrus")
         now, by = timezone.now(), Actor.staff(staff.pk)
-        lifecycle.start(
-            acme.pk,
-            Purchase(trial, now, now + timedelta(days=14)),
-            actor=by, now=now, source_id="demo:acme-trial", reason="asked for a trial",
-        )  # fmt: skip
-        lifecycle.start(
-            borealis.pk,
-            Purchase(fleet, now - timedelta(days=345), now + timedelta(days=20), fleet.prices.get()),
-            actor=by, now=now, source_id="demo:borealis", reason="purchase order 4711",
-        )  # fmt: skip
+        self._start(
+            acme, Purchase(trial, now, now + timedelta(days=14)), by, now, "demo:acme-trial", "asked for a trial"
+        )
+        last_year = Purchase(fleet, now - timedelta(days=345), now + timedelta(days=20), fleet.prices.get())
+        self._start(borealis, last_year, by, now, "demo:borealis", "purchase order 4711")
+        wishes = [Wish(f"sensor-{n:02}", "premium" if n > 30 else "basic") for n in range(1, 36)]
+        assign_many(borealis.pk, wishes, actor=by, now=now, reason="the demo's devices")
         try:
             awaited_purchase(acme)
         except stripe_api.StripeError as error:
@@ -66,8 +70,21 @@ class Command(BaseCommand):
             user.save(update_fields=["password"])
         return user
 
-    def _plan(self, code: str, name: str, type: Type, amount_minor: int | None = None) -> Plan:
-        plan, _ = Plan.objects.get_or_create(code=code, defaults={"name": name, "type": type})
+    @transaction.atomic
+    def _start(self, tenant: Tenant, purchase: Purchase, by: Actor, now: datetime, source_id: str, reason: str) -> None:
+        said: dict[str, Any] = {"actor": by, "now": now, "source_id": source_id, "reason": reason}
+        entry = lifecycle.start(tenant.pk, purchase, **said)
+        follow([entry] if entry else [], **said)
+
+    def _tier(self, code: str, name: str, **more: Any) -> DeviceTier:
+        return DeviceTier.objects.get_or_create(code=code, defaults={"name": name, **more})[0]
+
+    def _plan(
+        self, code: str, name: str, type: Type, amount_minor: int | None, slots: Mapping[DeviceTier, int]
+    ) -> Plan:
+        plan, made = Plan.objects.get_or_create(code=code, defaults={"name": name, "type": type})
+        if made:
+            PlanSlots.objects.bulk_create(PlanSlots(plan=plan, tier=tier, slots=n) for tier, n in slots.items())
         if amount_minor is not None:
             terms = {"plan": plan, "currency": "EUR", "interval": PlanPrice.Interval.MONTH, "interval_count": 1}
             PlanPrice.objects.get_or_create(**terms, defaults={"amount_minor": amount_minor})

@@ -6,13 +6,17 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 from django.utils import timezone
 
+from entitlements.follow import catch_up
 from subscriptions.management.arguments import add_dry_run, add_now
 from subscriptions.management.lines import line
 from subscriptions.sweep import advance, set_aside
 
 
 class Command(BaseCommand):
-    help = "Take every step of a subscription's life whose deadline has passed: what the clock does every minute."
+    help = (
+        "Take every step of a subscription's life whose deadline has passed, and let the slots follow: what the clock "
+        "does every minute."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_now(parser)
@@ -30,6 +34,8 @@ class Command(BaseCommand):
             stuck = [*set_aside()]
             if dry_run:
                 transaction.set_rollback(True)
+        if not dry_run:
+            catch_up(now=now)
         for told in lines:
             self.stdout.write(told)
         did = "would be taken" if dry_run else "taken"

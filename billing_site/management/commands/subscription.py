@@ -13,6 +13,8 @@ from django.core.management.base import BaseCommand, CommandError, DjangoHelpFor
 from django.db import Error, connection
 from django.utils import timezone
 
+from billing_site.verbs import MAY_PARK, carry_out
+from entitlements.limits import Park
 from subscriptions.audit import Actor
 from subscriptions.errors import DomainError
 from subscriptions.management import lines
@@ -20,7 +22,7 @@ from subscriptions.management.arguments import add_dry_run, add_now, add_reason,
 from subscriptions.management.named import Name, named
 from subscriptions.management.portrait import portrait
 from subscriptions.management.progress import until_nobody_reads
-from subscriptions.management.verbs import GRANT, VERBS, By, NotWritten, Options, Verb, of_subscription, sold
+from subscriptions.management.verbs import GRANT, VERBS, By, NotWritten, Options, of_subscription, sold
 from subscriptions.models import AuditEntry
 
 SHOW = "Show subscriptions: status, dates, family, what comes next, and all that happened."
@@ -84,6 +86,11 @@ class Command(BaseCommand):
             else:
                 one.add_argument("tenant", type=text, metavar="TENANT", help="the tenant, by its slug")
             verb.arguments(one)
+            if name in MAY_PARK:
+                one.add_argument(
+                    "--park", choices=[park.value for park in Park], default=Park.NOBODY.value,
+                    help="who loses a slot where there are fewer then; nobody: it is refused (default: %(default)s)",
+                )  # fmt: skip
             add_reason(one)
             add_source(one)
             one.add_argument(
@@ -97,7 +104,7 @@ class Command(BaseCommand):
 
     def handle(self, *, verb: str, now: datetime | None, standard_input: Any = None, **options: Any) -> None:
         now = now or timezone.now()
-        do = (lambda text: portrait(text, now)) if verb == "show" else self._changing(VERBS[verb], options, now)
+        do = (lambda text: portrait(text, now)) if verb == "show" else self._changing(verb, options, now)
         names = self._names(options, standard_input)
         failures: list[tuple[Name, DomainError]] = []
         changed, done = 0, 0
@@ -132,13 +139,13 @@ class Command(BaseCommand):
             raise CommandError("Name subscriptions by their numbers, or say - to type them in, one a line.")
         return named(options["names"], from_where)
 
-    def _changing(self, verb: Verb, options: Options, now: datetime) -> Callable[[str], Changed]:
+    def _changing(self, verb: str, options: Options, now: datetime) -> Callable[[str], Changed]:
         """What is done with each name; whatever holds for all of them is looked up here, once."""
         by = By(_actor(options), now, options["reason"], options["source"] or "")
         options = {**options, **_plan(options)}
 
         def do(name: str) -> Changed:
-            entries = verb.carry_out(name, options, by, dry_run=options["dry_run"])
+            entries = carry_out(verb, name, options, by, dry_run=options["dry_run"])
             return Changed(entries[-1].subscription.number if "tenant" in options and entries else name, entries)
 
         return do
