@@ -95,12 +95,12 @@ def test_without_an_instant_it_is_now() -> None:
         ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59Z (9999-12-31T23:59:59+00:00) is not between 1900 and 9000."),
     ],
 )
-@pytest.mark.parametrize("app", ["subscriptions", "notifications"])
+@pytest.mark.parametrize("app", ["billing_site", "notifications"])
 def test_an_instant_that_is_none_is_a_usage_error(
     app: str, now: str, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     subscription(term=(JAN_1, FEB_1))
-    name = {"subscriptions": "advance_subscriptions", "notifications": "send_notices"}[app]
+    name = {"billing_site": "advance_subscriptions", "notifications": "send_notices"}[app]
     with nothing_changes(), pytest.raises(SystemExit) as end:
         load_command_class(app, name).run_from_argv(["manage.py", name, "--now", now])
     said = capsys.readouterr().err.strip().splitlines()[-1]
