@@ -26,7 +26,7 @@ class ApiKey(models.Model):
         db_table = "api_keys"
         constraints: ClassVar = [
             models.UniqueConstraint(name="one_key_per_hash", fields=["sha256"]),
-            models.CheckConstraint(name="a_key_is_kept_as_its_hash", condition=Q(sha256__regex="^[0-9a-f]{64}$"))
+            models.CheckConstraint(name="a_key_is_kept_as_its_hash", condition=Q(sha256__regex="^[0-9a-f]{64}$")),
         ]
 
     def __str__(self) -> str:

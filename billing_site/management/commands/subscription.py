@@ -1,5 +1,4 @@
 import json
-import os
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
@@ -8,16 +7,15 @@ from datetime import datetime
 from io import BytesIO
 from typing import Any, Protocol
 
-from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
 from django.db import Error, connection
 from django.utils import timezone
 
 from billing_site.verbs import MAY_PARK, carry_out
 from entitlements.limits import Park
-from subscriptions.audit import Actor
 from subscriptions.errors import DomainError
 from subscriptions.management import lines
+from subscriptions.management.acting import acting, add_as
 from subscriptions.management.arguments import add_dry_run, add_now, add_reason, add_source, text
 from subscriptions.management.named import Name, named
 from subscriptions.management.portrait import portrait
@@ -93,10 +91,7 @@ class Command(BaseCommand):
                 )  # fmt: skip
             add_reason(one)
             add_source(one)
-            one.add_argument(
-                "--as", type=text, dest="username", metavar="USERNAME",
-                help="in whose name: a member of staff (default: whoever is at the terminal)",
-            )  # fmt: skip
+            add_as(one)
             add_dry_run(one)
         for one in verbs.choices.values():
             add_now(one)
@@ -141,7 +136,9 @@ class Command(BaseCommand):
 
     def _changing(self, verb: str, options: Options, now: datetime) -> Callable[[str], Changed]:
         """What is done with each name; whatever holds for all of them is looked up here, once."""
-        by = By(_actor(options), now, options["reason"], options["source"] or "")
+        permission = GRANT if options.get("another_trial") else ""
+        actor = acting(options["username"], permission=permission, to="grant another trial")
+        by = By(actor, now, options["reason"], options["source"] or "")
         options = {**options, **_plan(options)}
 
         def do(name: str) -> Changed:
@@ -188,15 +185,3 @@ def _plan(options: Options) -> dict[str, Any]:
     except DomainError as error:
         raise CommandError(error.detail) from None
     return {"plan": plan, "price": price}
-
-
-def _actor(options: Options) -> Actor:
-    if options["username"] is None:
-        return Actor.operator(os.getuid())
-    users = get_user_model().objects
-    user = users.filter(**{get_user_model().USERNAME_FIELD: options["username"]}).first()
-    if user is None or not (user.is_active and user.is_staff):
-        raise CommandError(f"{options['username']} is no active member of staff.")
-    if options.get("another_trial") and not user.has_perm(GRANT):
-        raise CommandError(f"{options['username']} may not grant another trial: that takes the permission {GRANT}.")
-    return Actor.staff(user.pk, request_id=f"terminal:{os.getuid()}")  # who is at it is in the audit, too
