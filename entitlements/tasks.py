@@ -1,0 +1,16 @@
+"""The clock's jobs for entitlements."""
+
+import logging
+
+from celery import shared_task
+from django.utils import timezone
+
+from entitlements import quotas
+
+log = logging.getLogger(__name__)
+
+
+@shared_task
+def forget_quota_keys() -> None:
+    if forgotten := quotas.forget_old_keys(timezone.now()):
+        log.info("Forgot %d keys of quotas.", forgotten)
