@@ -1,5 +1,7 @@
 """One device and its slot: taken, kept, changed, given back."""
 
+from typing import Any
+
 import pytest
 
 from entitlements import slots
@@ -16,7 +18,7 @@ from tests.history import on
 
 pytestmark = pytest.mark.django_db
 NOW = on(1, 10)
-GATEWAY = {"actor": Actor.api_key(3), "now": NOW}
+GATEWAY: dict[str, Any] = {"actor": Actor.api_key(3), "now": NOW}
 
 
 def test_a_device_that_is_new_is_registered_and_gets_a_slot() -> None:
