@@ -113,6 +113,16 @@ def return_parked(*tenant_ids: int, actor: str, now: datetime, source_id: str = 
     return int(back[0]) if back else 0
 
 
+def by_tier(tenant_id: int, now: datetime) -> dict[int, tuple[int, int]]:
+    """How many slots of each tier serve a tenant now, and how many of them are in use; by the tier's key. One query."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT a.tier_id, sum(a.slot_limit), sum(a.slots_used) FROM {SERVING} GROUP BY a.tier_id",
+            {"tenant": tenant_id, "now": now, **serving.windows()},
+        )
+        return {tier_id: (int(limit), int(used)) for tier_id, limit, used in cursor.fetchall()}
+
+
 # --- why there is none -----------------------------------------------------------------------------------------------
 
 
