@@ -6,7 +6,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from billing_site import ops, pages
-from billing_site.api import customer
+from billing_site.api import access, customer, platform
 from webhooks.intake import stripe_webhook
 
 # dj-stripe's admin registers endpoints at Stripe under this name; its own view stays unmounted: 33 statements
@@ -21,6 +21,10 @@ api = [
     path("customer/subscriptions/<slug:number>/audit", customer.AuditOfSubscription.as_view(), name="audit"),
     path("customer/subscriptions/<slug:number>/forecast", customer.Forecast.as_view(), name="forecast"),
     path("customer/subscription/audit", customer.AuditOfTenant.as_view(), name="audit_of_tenant"),
+    path("platform/access", access.access_of_devices, name="access_of_devices"),
+    path("platform/tenants/<str:tenant>/devices/<str:device_id>/access", access.access_of_device, name="access"),
+    path("platform/tenants/<slug:tenant>/devices", platform.Devices.as_view(), name="platform_devices"),
+    path("platform/tenants/<slug:tenant>/devices/<str:device_id>", platform.Device.as_view(), name="platform_device"),
 ]
 
 urlpatterns = [
