@@ -5,7 +5,7 @@ What the clock should have ended by now has ended here, whether the clock went o
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
@@ -39,7 +39,7 @@ class Reason(models.TextChoices):
     UNKNOWN_TENANT = "unknown_tenant", "Unknown tenant"  # there is no such tenant, or it is not the asker's to know
 
 
-Features = MappingProxyType[str, bool | int]
+Features = Mapping[str, bool | int]
 NO_FEATURES: Final[Features] = MappingProxyType({})
 
 

@@ -1,7 +1,6 @@
 """May this device be served? Each reason apart, nothing served by accident, one statement, one device or a thousand."""
 
 from datetime import datetime, timedelta
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from tests.history import advance, by, nothing_changes, on
 
 pytestmark = pytest.mark.django_db
 NOW = on(1, 10)
-GATEWAY = {"actor": Actor.api_key(3), "now": NOW}
+GATEWAY: dict[str, Any] = {"actor": Actor.api_key(3), "now": NOW}
 GRACE_OVER, SUSPENSION_OVER = on(2, 15), on(4, 16)  # of what was sold for January: 14 days, then 60
 
 
@@ -199,8 +198,8 @@ def cast(acme: Tenant) -> list[tuple[str, str]]:
         slots.assign(acme.pk, name, "basic", **GATEWAY)
     slots.release(acme.pk, "free", **GATEWAY)
     slots.release(acme.pk, "parked", **GATEWAY)
-    Device.objects.filter(device_id="parked").update(parked_at=NOW, parked_tier=tier("basic"))
     slots.delete(acme.pk, "deleted", **GATEWAY)
+    Device.objects.filter(device_id="parked").update(parked_at=NOW, parked_tier=tier("basic"))
     for slug, begins in [("suspended", JAN_1), ("expired", JAN_1), ("ahead", on(1, 20))]:
         s = subscription(tenant=TenantFactory.create(slug=slug), slots={"basic": 1}, term=(begins, MAR_1))
         slots.assign(s.tenant_id, slug, "basic", **GATEWAY | {"now": begins})
