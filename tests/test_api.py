@@ -38,11 +38,16 @@ OF_DEVICES = {  # held to the description in test_devices_api
     "/api/v1/customer/devices": ["get", "post"],
     DEVICE: ["get", "delete"],
     f"{DEVICE}/tier": ["put", "delete"],
+    f"{DEVICE}/access": ["get"],
     f"{DEVICE}/explain": ["get"],
     "/api/v1/customer/device-tiers": ["get"],
     f"{ONE}/devices": ["get"],
 }
 FAR = datetime(2099, 1, 1, tzinfo=UTC)  # no banner speaks of it yet
+OF_THE_PLATFORM = {
+    "/api/v1/platform/tenants/{tenant}/devices": ["post"],
+    "/api/v1/platform/tenants/{tenant}/devices/{device_id}": ["delete"],
+}
 
 Get = Callable[..., Any]
 _people = count(1)
@@ -597,7 +602,7 @@ def described() -> dict[str, Any]:
 def test_the_description_names_every_path(described: dict[str, Any]) -> None:
     assert {path: list(methods) for path, methods in described["paths"].items()} == {
         url: ["get"] for url in EVERY
-    } | OF_DEVICES  # fmt: skip
+    } | OF_DEVICES | OF_THE_PLATFORM  # fmt: skip
 
 
 @pytest.mark.parametrize("url", EVERY)

@@ -24,7 +24,7 @@ from tests.test_api import DEVICE, FAR, ONE, member_of, problem
 pytestmark = pytest.mark.django_db
 
 DEVICES, TIERS = "/api/v1/customer/devices", "/api/v1/customer/device-tiers"
-TIER, EXPLAIN, IN_SLOTS = f"{DEVICE}/tier", f"{DEVICE}/explain", f"{ONE}/devices"
+TIER, ACCESS, EXPLAIN, IN_SLOTS = f"{DEVICE}/tier", f"{DEVICE}/access", f"{DEVICE}/explain", f"{ONE}/devices"
 D1 = DEVICE.format(device_id="d-1")
 GATEWAY = Actor.api_key(3)
 SIGNED_IN = 4  # queries: session, user, member, tenant
@@ -46,9 +46,9 @@ def client(acme: Tenant) -> Client:
     return member_of(acme)
 
 
-def assigned(s: Subscription, *device_ids: str, tier: str = "basic", at: datetime = on(1, 5)) -> None:
+def assigned(s: Subscription, *device_ids: str, tier: str = "basic") -> None:
     for device_id in device_ids:
-        slots.assign(s.tenant_id, device_id, tier, actor=GATEWAY, now=at)
+        slots.assign(s.tenant_id, device_id, tier, actor=GATEWAY, now=on(1, 5))
 
 
 def sent(client: Client, method: str, url: str, body: object = None, **headers: str) -> Any:
@@ -165,7 +165,8 @@ def test_the_number_of_queries_does_not_grow_with_the_devices(
             D1: 1,
             IN_SLOTS.format(number=main.number): 3,  # the subscription, its allocations, who is in them
             TIERS: 3,  # the tiers, their slots, their features
-            EXPLAIN.format(device_id="d-1"): 3,
+            f"{D1}/access": 1,
+            f"{D1}/explain": 3,
         }.items():
             with django_assert_num_queries(SIGNED_IN + its_own):
                 assert client.get(url).status_code == 200
@@ -199,6 +200,7 @@ def test_many_devices_are_registered_all_or_none_or_whoever_can(client: Client, 
         refused = sent(client, "POST", DEVICES, wanted)
     assert problem(refused) == (409, "no_free_slot")
     assert (refused.json()["limit"], refused.json()["used"]) == (3, 0)
+    assert refused.json()["detail"] == "0 of 3 slots of the tier basic are in use, 4 more are wanted."
     answer = sent(client, "POST", DEVICES, wanted | {"mode": "per_item"})
     assert answer.status_code == 200
     assert [(r["device_id"], bool(r["slot"])) for r in answer.json()["results"]].count(("d-3", False)) == 1
@@ -242,7 +244,8 @@ def test_a_deleted_device_is_gone_and_can_be_registered_again(client: Client, ma
     assigned(main, "d-1")
     assert sent(client, "DELETE", D1).status_code == 204
     for method, url, body in (
-        ("GET", D1, None), ("DELETE", D1, None), ("PUT", f"{D1}/tier", {"tier": "basic"}), ("DELETE", f"{D1}/tier", None),
+        ("GET", D1, None), ("DELETE", D1, None), ("GET", f"{D1}/access", None),
+        ("PUT", f"{D1}/tier", {"tier": "basic"}), ("DELETE", f"{D1}/tier", None),
     ):  # fmt: skip
         with nothing_changes():
             assert problem(sent(client, method, url, body)) == (404, "device_not_found")
@@ -310,7 +313,7 @@ def test_a_tier_that_cannot_be_had_is_refused_and_the_device_keeps_its_slot(
 # --- whose it is -----------------------------------------------------------------------------------------------------
 
 ON_ONE = [
-    ("GET", DEVICE), ("DELETE", DEVICE), ("PUT", TIER), ("DELETE", TIER), ("GET", EXPLAIN),
+    ("GET", DEVICE), ("DELETE", DEVICE), ("PUT", TIER), ("DELETE", TIER), ("GET", ACCESS), ("GET", EXPLAIN),
 ]  # fmt: skip
 
 
@@ -349,6 +352,19 @@ def test_who_is_not_signed_in_is_asked_to(method: str, url: str) -> None:
 
 
 # --- why -------------------------------------------------------------------------------------------------------------
+
+
+def test_access_is_what_the_platform_is_told(client: Client, main: Subscription) -> None:
+    feature = Feature.objects.create(code="ota", name="Updates", kind="SWITCH")
+    DeviceTier.objects.get(code="basic").features.create(feature=feature)
+    assigned(main, "d-1", "d-2")
+    slots.release(main.tenant_id, "d-2", actor=GATEWAY, now=on(1, 6))
+    assert client.get(f"{D1}/access").json() == {
+        "device_id": "d-1", "allowed": True, "reason": "ok", "tier": "basic", "subscription": main.number,
+        "features": {"ota": True}, "valid_until": "2099-01-15T00:00:00Z",
+    }  # fmt: skip
+    denied = client.get(ACCESS.format(device_id="d-2")).json()
+    assert (denied["allowed"], denied["reason"], denied["features"]) == (False, "no_slot", {})
 
 
 def test_the_explanation_says_why_and_what_would_help(client: Client, main: Subscription) -> None:
@@ -421,7 +437,8 @@ def test_real_answers_are_what_the_description_says(client: Client, main: Subscr
     openapi.validate(DEVICES, "post", 201, many.json())
     openapi.validate(TIER, "put", 200, sent(client, "PUT", f"{D1}/tier", {"tier": "premium"}).json())
     slots.release(main.tenant_id, "d-2", actor=GATEWAY, now=datetime.now(UTC))
-    for url in (DEVICES, DEVICE, EXPLAIN, TIERS, IN_SLOTS):
+    for url in (DEVICES, DEVICE, ACCESS, EXPLAIN, TIERS, IN_SLOTS):
         answer = client.get(url.format(device_id="d-1", number=main.number))
         openapi.validate(url, "get", 200, answer.json())
-    openapi.validate(EXPLAIN, "get", 200, client.get(EXPLAIN.format(device_id="d-2")).json())
+    for url in (ACCESS, EXPLAIN):
+        openapi.validate(url, "get", 200, client.get(url.format(device_id="d-2")).json())

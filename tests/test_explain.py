@@ -7,7 +7,7 @@ import pytest
 
 from entitlements import explain as explaining
 from entitlements import limits, slots
-from entitlements.access import Reason
+from entitlements.access import Reason, access
 from entitlements.errors import DeviceNotFound, NotYet
 from entitlements.explain import Explanation, Help, Step, explain, replayed
 from entitlements.follow import follow
@@ -18,7 +18,7 @@ from subscriptions.errors import InvalidTerm
 from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import PlanPrice, Subscription, Tenant
 from subscriptions.states import EndReason, Type
-from tests.builders import FEB_1, JAN_1, PlanPriceFactory, selling, subscription
+from tests.builders import FEB_1, JAN_1, MAR_1, PlanPriceFactory, selling, subscription
 from tests.history import advance, by, entries, on, refused
 
 pytestmark = pytest.mark.django_db
@@ -185,6 +185,34 @@ def test_the_replay_of_everything_is_the_row() -> None:
     lifecycle.suspend(s.pk, hold=True, **by(on(2, 21)))
     s.refresh_from_db()
     assert replayed(entries(s)) == {column: getattr(s, column) for column in COLUMNS}
+
+
+@pytest.mark.parametrize("sold", [{}, {"type": Type.TRIAL}, {"type": Type.TEMPORARY}, {"auto_renews": True}])
+@pytest.mark.parametrize("later", ["nothing", "cancelled", "held", "swept", "parked", "released", "deleted", "bought"])
+def test_of_now_it_says_what_access_says(sold: dict[str, Any], later: str) -> None:
+    s, since = running(**sold), on(1, 7)
+    match later:
+        case "cancelled":
+            lifecycle.cancel(s.pk, at=CancelAt.TERM_END, **by(on(1, 6)))
+        case "held":
+            lifecycle.suspend(s.pk, hold=True, **by(on(1, 6)))
+        case "swept":
+            advance(since := on(2, 20))
+        case "parked":
+            limits.resize(s.pk, "basic", 0, park=Park.NEWEST, **by(on(1, 6)))
+        case "released":
+            slots.release(s.tenant_id, "d-1", **by(on(1, 6)))
+        case "deleted":
+            slots.delete(s.tenant_id, "d-1", **by(on(1, 6)))
+        case "bought" if s.type == Type.TRIAL:
+            lifecycle.activate(s.pk, purchase=Purchase(selling({"basic": 1}), on(1, 20), MAR_1), **by(on(1, 6)))
+    instants = [on(1, 7), FEB_1, on(2, 4), on(2, 15), on(2, 18), on(2, 20), on(3, 15), on(4, 16), on(4, 19), on(6, 1)]
+    for now in (instant for instant in instants if instant >= since):
+        found = why(s, now, now=now)
+        told = access(s.tenant.slug, "d-1", now)
+        assert (found.reason, found.tier) == (told.reason, told.tier or ""), now
+        if found.reason != Reason.PARKED:
+            assert found.subscription == (told.subscription or "")
 
 
 # --- the facts -------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from billing_site.api.permissions import tenant_of
 from billing_site.api.slots import CODE, Json, Strict, Text, source_of
 from billing_site.provenance import caller_of
 from entitlements import room, slots
-from entitlements.access import Reason
+from entitlements.access import Reason, access
 from entitlements.errors import DeviceNotFound
 from entitlements.explain import Step, explain
 from entitlements.models import Device, DeviceTier, Feature, SlotAssignment
@@ -31,6 +31,9 @@ SAFE = OpenApiParameter(
     OpenApiParameter.HEADER,
     description="Taken, and not needed: to send this again does nothing more, and is answered with how things stand.",
 )
+
+
+FEATURES = {"type": "object", "additionalProperties": {"type": ["boolean", "integer"]}}
 
 
 class State:
@@ -238,6 +241,42 @@ class TierOfDevice(views.APIView):
 # --- why -------------------------------------------------------------------------------------------------------------
 
 
+@extend_schema_field(FEATURES)
+class FeaturesField(serializers.JSONField):
+    """Code → whether, or how much."""
+
+
+NOT_TOLD = (Reason.WRONG_TENANT, Reason.UNKNOWN_TENANT)  # a tenant asks for its own devices
+UNKNOWN = (Reason.UNKNOWN_DEVICE, *NOT_TOLD)
+
+
+class AccessSerializer(serializers.Serializer[Any]):
+    device_id = serializers.CharField()
+    allowed = serializers.BooleanField()
+    reason = serializers.ChoiceField([reason.value for reason in Reason if reason not in UNKNOWN])
+    tier = serializers.CharField(allow_null=True)
+    subscription = serializers.CharField(allow_null=True)
+    features = FeaturesField(help_text="Of its tier: a switch is true or false, a quota a number. None where denied.")
+    valid_until = serializers.DateTimeField(
+        allow_null=True, help_text="When this may change though nobody does anything."
+    )
+
+
+class AccessOfDevice(views.APIView):
+    """Whether one of the tenant's devices may be served now."""
+
+    @extend_schema(responses=AccessSerializer)
+    def get(self, request: Request, device_id: str) -> Response:
+        """The same answer as the platform gets."""
+        found = access(tenant_of(request).slug, device_id, timezone.now())
+        if found.reason in UNKNOWN:
+            raise DeviceNotFound
+        told = {"device_id": device_id, "allowed": found.allowed} | {
+            name: getattr(found, name) for name in ("reason", "tier", "subscription", "features", "valid_until")
+        }
+        return Response(AccessSerializer(told).data)
+
+
 class AskedSerializer(serializers.Serializer[Any]):
     at = Instant(required=False, help_text="An instant that is not yet to come. Left out: now.")
 
@@ -262,7 +301,7 @@ class ExplanationSerializer(serializers.Serializer[Any]):
     device_id = serializers.CharField()
     at = serializers.DateTimeField()
     served = serializers.BooleanField()
-    reason = serializers.ChoiceField(Reason.choices)
+    reason = serializers.ChoiceField([reason.value for reason in Reason if reason not in NOT_TOLD])
     tier = serializers.CharField(help_text="Of its slot, or of the slot that it waited for.")
     subscription = serializers.CharField(help_text="Whose slot it had, or had lost.")
     facts = FactSerializer(many=True, help_text="What had happened by then, in its order; of much, the latest.")
@@ -296,7 +335,7 @@ class DeviceTierSerializer(serializers.ModelSerializer[DeviceTier]):
         model = DeviceTier
         fields = ("code", "name", "is_default", "features", "limit", "used", "available")
 
-    @extend_schema_field({"type": "object", "additionalProperties": {"type": ["boolean", "integer"]}})
+    @extend_schema_field(FEATURES)
     def get_features(self, tier: DeviceTier) -> dict[str, bool | int]:
         return {
             row.feature.code: bool(row.amount) if row.feature.kind == Feature.Kind.SWITCH else row.amount

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from io import BytesIO
 from typing import Any, Final
 
 from django.core.validators import RegexValidator
@@ -34,10 +35,11 @@ class Json(JSONParser):
     """A body of a bounded size. DRF's own reads whatever comes, and one that is nested too deeply ends in a 500."""
 
     def parse(self, stream: Any, media_type: Any = None, parser_context: Any = None) -> Any:
+        body = stream.read(LARGEST_BODY + 1)
+        if len(body) > LARGEST_BODY:
+            raise TooMany("The body is too large.", limit_bytes=LARGEST_BODY)
         try:
-            if int(stream.META.get("CONTENT_LENGTH") or 0) > LARGEST_BODY:
-                raise TooMany("The body is too large.", limit_bytes=LARGEST_BODY)
-            return super().parse(stream, media_type, parser_context)
+            return super().parse(BytesIO(body), media_type, parser_context)
         except RecursionError:
             raise ParseError("The body is nested too deeply.") from None
 
