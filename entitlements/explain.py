@@ -94,9 +94,10 @@ def explain(tenant_id: int, device_id: str, at: datetime, *, now: datetime) -> E
     without = reason = _without_slot(device, last, at, now)
     facts = [fact for assignment in reversed(begun) for fact in _of_slot(assignment, at)]
     if last is not None:
-        subscription, entries = _as_of(last.allocation.subscription, at)
+        until = last.released_at if without and last.released_at else at  # what came of it later is not the device's
+        subscription, entries = _as_of(last.allocation.subscription, until)
         reason = reason or reason_of(subscription, at)
-        facts = [*_of_subscription(subscription, entries, at), *facts]
+        facts = [*_of_subscription(subscription, entries, until), *facts]
     assert reason is not None, "what has no last assignment has no slot"
     its = last if without in (None, Reason.PARKED) else None
     return Explanation(
@@ -282,7 +283,6 @@ def _room(tenant_id: int, tier: DeviceTier, now: datetime) -> tuple[int, str]:
 # What a price comes to per month, to compare it: never shown.
 _MONTHS = Case(*[When(interval=name, then=Value(count)) for name, count in terms.MONTHS.items()]) * F("interval_count")
 _A_MONTH = Cast("amount_minor", models.DecimalField(max_digits=38, decimal_places=10)) / _MONTHS
-
 
 _SELLS = {Reason.EXPIRED: [Type.MAIN], Reason.OK: [Type.ADDON]}  # how the main subscription stands → what can be bought
 

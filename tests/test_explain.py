@@ -134,6 +134,13 @@ def test_released_and_assigned_again() -> None:
     ]
 
 
+def test_what_became_of_a_subscription_after_a_device_left_it_is_no_fact_of_the_device() -> None:
+    s = running()
+    slots.release(s.tenant_id, "d-1", actor=GATEWAY, now=on(1, 10))
+    advance(on(2, 20))
+    assert [fact.what for fact in why(s, on(3, 1)).facts] == ["started", "assigned", "released"]
+
+
 def test_deleted_it_is_unknown_and_its_history_is_not() -> None:
     s = running()
     slots.delete(s.tenant_id, "d-1", actor=GATEWAY, now=on(1, 10))

@@ -136,8 +136,8 @@ class DeviceFilter(django_filters.FilterSet):
         if state == State.PARKED:
             return queryset.filter(parked_at__isnull=False)
         if state == State.ASSIGNED:
-            return queryset.filter(slot__isnull=False)
-        return queryset.filter(slot__isnull=True, parked_at__isnull=True)
+            return queryset.filter(Q(slot__isnull=False))
+        return queryset.filter(Q(slot__isnull=True), parked_at__isnull=True)
 
 
 class DeviceList(generics.ListAPIView[Device]):
