@@ -110,6 +110,14 @@ def test_an_addon_ends_with_the_main_subscription_that_was_cancelled_then() -> N
     assert reasons(addon, on(1, 31), FEB_1) == ["ok", "ok"]
 
 
+def test_an_addon_was_in_grace_though_its_main_subscription_was_renewed_for_the_last_time_later() -> None:
+    main = subscription(slots={})
+    addon = subscription(Type.ADDON, slots={"basic": 1}, parent=main)
+    assigned(addon, on(1, 5))
+    lifecycle.renew(main.pk, term_end=MAR_1, cancel_at_term_end=True, **by(on(2, 6)))  # before the clock came
+    assert reasons(addon, on(2, 5), on(2, 28), MAR_1) == ["ok", "ok", "expired"]
+
+
 def test_parked_and_back() -> None:
     s = running({"basic": 1})
     limits.resize(s.pk, "basic", 0, park=Park.NEWEST, **by(on(1, 10)))
