@@ -142,6 +142,12 @@ def test_released_and_assigned_again() -> None:
     ]
 
 
+def test_what_was_yet_to_come_is_no_fact_of_an_instant() -> None:
+    s = running()
+    slots.release(s.tenant_id, "d-1", actor=GATEWAY, now=on(1, 10))
+    assert [fact.what for fact in why(s, on(1, 10) - SECOND).facts] == ["started", "assigned"]
+
+
 def test_what_became_of_a_subscription_after_a_device_left_it_is_no_fact_of_the_device() -> None:
     s = running()
     slots.release(s.tenant_id, "d-1", actor=GATEWAY, now=on(1, 10))
@@ -374,6 +380,18 @@ def test_a_device_that_lost_its_slot_to_the_end_of_a_trial_returns_with_the_rene
     found = why(main, on(1, 12), now=on(1, 12))
     assert (found.reason, found.subscription) == (Reason.PARKED, trial.number)
     assert found.would_help == [Help(Step.RENEW, subscription=main.number)]
+
+
+def test_a_suspended_main_subscription_without_a_free_slot_is_not_renewed_for_it() -> None:
+    main = subscription(slots={"basic": 1})
+    assigned(main, on(1, 2), "d-2")
+    other = subscription(Type.TEMPORARY, slots={"basic": 1}, tenant=main.tenant)
+    assigned(other, on(1, 5))
+    lifecycle.suspend(main.pk, **by(on(1, 6)))
+    lifecycle.cancel(other.pk, at=CancelAt.NOW, **by(on(1, 7)))
+    price = priced(selling({"basic": 1}, Type.TEMPORARY), 900)
+    priced(selling({"basic": 1}, Type.ADDON), 1)  # needs a main subscription that serves
+    assert would_help(main, on(1, 8)) == [Help(Step.BUY, plan=price.plan.code, price=price)]
 
 
 def test_a_trial_without_a_price_is_not_renewed_but_bought(django_assert_num_queries: Any) -> None:
