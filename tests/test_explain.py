@@ -198,6 +198,20 @@ def test_what_is_written_down_for_a_past_instant_counts_from_that_instant() -> N
     assert reasons(s, on(1, 15) - SECOND, on(1, 15), on(1, 20)) == ["ok", "expired", "expired"]
 
 
+def test_what_was_written_down_last_is_what_counts() -> None:
+    s = running()
+    lifecycle.suspend(s.pk, **by(on(1, 20)))
+    lifecycle.expire(s.pk, why=EndReason.CANCELLED, ended_at=on(1, 15), **by(on(1, 25)))
+    assert reasons(s, on(1, 14), on(1, 16), on(1, 22)) == ["ok", "expired", "expired"]
+
+
+def test_a_device_that_was_deleted_without_a_slot_is_unknown_since_then() -> None:
+    s = running()
+    slots.release(s.tenant_id, "d-1", actor=GATEWAY, now=on(1, 10))
+    slots.delete(s.tenant_id, "d-1", actor=GATEWAY, now=on(1, 20))
+    assert reasons(s, on(1, 20) - SECOND, on(1, 20)) == ["no_slot", "unknown_device"]
+
+
 def test_the_replay_of_everything_is_the_row() -> None:
     s = running()
     lifecycle.cancel(s.pk, at=CancelAt.TERM_END, **by(on(1, 7)))
