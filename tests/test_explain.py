@@ -329,6 +329,13 @@ def test_a_suspended_subscription_is_renewed_at_its_price() -> None:
     assert would_help(s, on(2, 20)) == [Help(Step.RENEW, subscription=s.number, price=price)]
 
 
+def test_what_would_help_is_about_now_whatever_instant_is_asked_for() -> None:
+    s = running()
+    advance(on(2, 20))
+    found = why(s, on(1, 4), now=on(2, 20))
+    assert (found.reason, found.would_help) == (Reason.UNKNOWN_DEVICE, [Help(Step.RENEW, subscription=s.number)])
+
+
 def test_an_addon_is_renewed_by_its_main_subscription() -> None:
     main = subscription()
     addon = running(type=Type.ADDON, parent=main)
