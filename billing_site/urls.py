@@ -6,7 +6,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from billing_site import ops, pages
-from billing_site.api import customer, entitlements
+from billing_site.api import access, customer, devices, entitlements, platform
 from webhooks.intake import stripe_webhook
 
 # dj-stripe's admin registers endpoints at Stripe under this name; its own view stays unmounted: 33 statements
@@ -20,12 +20,23 @@ api = [
     path("customer/subscriptions/<slug:number>", customer.SubscriptionDetail.as_view(), name="subscription"),
     path("customer/subscriptions/<slug:number>/audit", customer.AuditOfSubscription.as_view(), name="audit"),
     path("customer/subscriptions/<slug:number>/forecast", customer.Forecast.as_view(), name="forecast"),
+    path("customer/subscriptions/<slug:number>/devices", devices.DevicesOfSubscription.as_view(), name="in_slots"),
+    path("customer/devices", devices.DeviceList.as_view(), name="devices"),
+    path("customer/devices/<str:device_id>", devices.DeviceDetail.as_view(), name="device"),
+    path("customer/devices/<str:device_id>/tier", devices.TierOfDevice.as_view(), name="tier_of_device"),
+    path("customer/devices/<str:device_id>/access", devices.AccessOfDevice.as_view(), name="access_of_own_device"),
+    path("customer/devices/<str:device_id>/explain", devices.Explain.as_view(), name="explain"),
+    path("customer/device-tiers", devices.DeviceTierList.as_view(), name="device_tiers"),
     path("customer/subscription/audit", customer.AuditOfTenant.as_view(), name="audit_of_tenant"),
     path("customer/billing/entitlements", entitlements.OwnEntitlements.as_view(), name="entitlements"),
     path("platform/tenants/<slug:tenant>/entitlements", entitlements.TenantEntitlements.as_view()),
     path("platform/tenants/<slug:tenant>/quotas/<slug:feature>/consume", entitlements.Consume.as_view()),
     path("platform/tenants/<slug:tenant>/quotas/<slug:feature>/release", entitlements.Release.as_view()),
     path("platform/tenants/<slug:tenant>/quotas/<slug:feature>/set", entitlements.SetGauge.as_view()),
+    path("platform/access", access.access_of_devices, name="access_of_devices"),
+    path("platform/tenants/<str:tenant>/devices/<str:device_id>/access", access.access_of_device, name="access"),
+    path("platform/tenants/<slug:tenant>/devices", platform.Devices.as_view(), name="platform_devices"),
+    path("platform/tenants/<slug:tenant>/devices/<str:device_id>", platform.Device.as_view(), name="platform_device"),
 ]
 
 urlpatterns = [

@@ -119,7 +119,8 @@ def assign_many(
             else:
                 short.setdefault(code, []).append(device_id)
         for code, devices in short.items():
-            none = room.none_left(tenant_id, code, len(devices), now, subscription_id)
+            new = sum(slot.is_new and slot.tier == code for slot in slots.values()) if all_or_nothing else 0
+            none = room.none_left(tenant_id, code, len(devices) + new, now, subscription_id, given_back=new)
             errors |= dict.fromkeys(devices, none)
         if errors and all_or_nothing:
             first = next(errors[wish.device_id] for wish in wishes if wish.device_id in errors)

@@ -69,6 +69,12 @@ class DeviceNotFound(DomainError):
     code, http_status = "device_not_found", 404
 
 
+class NotYet(DomainError):
+    """Only what has been can be explained: what will be is in a forecast."""
+
+    code, http_status = "not_yet", 400
+
+
 class QuotaExceeded(DomainError):
     """The quota does not allow so much."""
 

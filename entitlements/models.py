@@ -63,7 +63,12 @@ class Device(models.Model):
             models.Index(name="devices_by_device_id", fields=["device_id"]),  # used by: access, for another tenant's
         ]  # fmt: skip
         constraints: ClassVar = [
-            models.UniqueConstraint(name="one_device_per_tenant_and_device_id", fields=["tenant", "device_id"]),
+            # By the bytes of the id, so that the API's search finds how one begins, in whatever collation.
+            models.UniqueConstraint(
+                name="one_device_per_tenant_and_device_id",
+                fields=["tenant", "device_id"],
+                opclasses=["int8_ops", "varchar_pattern_ops"],
+            ),
             models.UniqueConstraint(name="device_key", fields=["tenant", "id"]),  # used by: the API's list, too
             models.CheckConstraint(
                 name="a_parked_device_waits_for_a_tier",

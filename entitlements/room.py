@@ -107,10 +107,24 @@ def one(statement: str, parameters: dict[str, Any]) -> Sequence[Any] | None:
         return row
 
 
+def every(statement: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        rows: Sequence[Sequence[Any]] = cursor.fetchall()
+        return rows
+
+
 def return_parked(*tenant_ids: int, actor: str, now: datetime, source_id: str = "") -> int:
     """Parked devices go back into free slots, the longest parked first; how many did. The caller holds `lock`."""
     back = one(RETURN_PARKED, said(tenant_ids, now, actor, source_id, "Room came back"))
     return int(back[0]) if back else 0
+
+
+def by_tier(tenant_id: int, now: datetime) -> dict[int, tuple[int, int]]:
+    """How many slots of each tier serve a tenant now, and how many of them are in use; by the tier's key. One query."""
+    statement = f"SELECT a.tier_id, sum(a.slot_limit), sum(a.slots_used) FROM {SERVING} GROUP BY a.tier_id"
+    rows = every(statement, {"tenant": tenant_id, "now": now, **serving.windows()})
+    return {tier_id: (int(limit), int(used)) for tier_id, limit, used in rows}
 
 
 # --- why there is none -----------------------------------------------------------------------------------------------
@@ -120,14 +134,19 @@ def no_such_tier(code: str) -> NoSuchTier:
     return NoSuchTier(f"There is no device tier {code}." if code else "Name a tier: none is the default.", tier=code)
 
 
-def none_left(tenant_id: int, tier: str, wanted: int, now: datetime, subscription_id: int | None) -> DomainError:
-    """Why there is no slot, in numbers, and what would help: a TierNotSold or a NoFreeSlot."""
+def none_left(
+    tenant_id: int, tier: str, wanted: int, now: datetime, subscription_id: int | None, *, given_back: int = 0
+) -> DomainError:
+    """Why there is no slot, in numbers, and what would help: a TierNotSold or a NoFreeSlot. `given_back` are in use
+    only until the caller's transaction is rolled back.
+    """
     statement = f"""
         SELECT count(*), coalesce(sum(a.slot_limit), 0), coalesce(sum(a.slots_used), 0) FROM {SERVING}
            AND a.tier_id = (SELECT id FROM device_tiers WHERE code = %(tier)s) AND a.slot_limit > 0
            AND (%(only)s::bigint IS NULL OR a.subscription_id = %(only)s)"""
     parameters = {"tenant": tenant_id, "tier": tier, "only": subscription_id, "now": now, **serving.windows()}
     count, limit, used = one(statement, parameters) or (0, 0, 0)
+    used -= given_back
     sells = PlanSlots.objects.filter(tier__code=tier, plan__is_sold=True).order_by("plan__code")
     plans = [*sells.values_list("plan__code", flat=True)[:20]]
     facts: dict[str, Any] = {"tier": tier, "limit": int(limit), "used": int(used), "available": int(limit - used)}

@@ -72,6 +72,11 @@ class Actor(str):
     def must_say_why(self) -> bool:
         return self.startswith(("staff:", "operator:"))
 
+    @property
+    def kind(self) -> str:
+        """As customers are told: staff, member, apikey, stripe, clock. Of staff never who, nor from where."""
+        return "staff" if self.must_say_why else self.partition(":")[0]
+
 
 CLOCK = Actor("clock")
 STRIPE = Actor("stripe")

@@ -144,8 +144,7 @@ class AuditSerializer(serializers.ModelSerializer[AuditEntry]):
         fields = ("subscription", "action", "effective_at", "recorded_at", "actor", "reason", "changes")
 
     def get_actor(self, entry: AuditEntry) -> str:
-        actor = Actor(entry.actor)
-        return "staff" if actor.must_say_why else actor.partition(":")[0]
+        return Actor(entry.actor).kind
 
     def get_reason(self, entry: AuditEntry) -> str:
         return "" if Actor(entry.actor).must_say_why else entry.reason

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('entitlements', '0004_one_door'),
+        ('entitlements', '0005_devices_by_how_their_id_begins'),
         ('subscriptions', '0006_slots'),
     ]
 
