@@ -591,7 +591,7 @@ def described() -> dict[str, Any]:
 
 
 def test_the_description_names_every_path(described: dict[str, Any]) -> None:
-    assert {path: list(methods) for path, methods in described["paths"].items()} == {
+    assert {path: list(methods) for path, methods in described["paths"].items() if "/customer/" in path} == {
         url: ["get"] for url in EVERY
     }  # fmt: skip
 

@@ -41,8 +41,9 @@ class NewKey(forms.ModelForm):  # type: ignore[type-arg]
     @sensitive_variables("secret")
     def save(self, commit: bool = True) -> ApiKey:
         """The key is written, and its secret hangs on the form until the page is answered."""
-        self.instance, self.secret = keys.issue(**self._wanted())
-        return self.instance
+        key, self.secret = keys.issue(**self._wanted())
+        self.instance = key
+        return key
 
     def save_m2m(self) -> None:
         """There is none."""
@@ -122,9 +123,7 @@ class ApiKeyAdmin(Found):
             "secret": request.secret,  # type: ignore[attr-defined]
             "page": _page_of(obj),
         }
-        answer = TemplateResponse(request, "admin/new_key.html", context)
-        answer.headers["Cache-Control"] = "no-store"
-        return answer
+        return TemplateResponse(request, "admin/new_key.html", context)
 
     # --- revoked ---
 
