@@ -2,7 +2,7 @@
 
 from typing import Any, NoReturn
 
-from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 
@@ -53,14 +53,7 @@ class AccessOfDevice(PlatformView):
 class AccessOfDevices(PlatformView):
     scope = "access:read"
 
-    @extend_schema(
-        request=PolymorphicProxySerializer(
-            component_name="Questions",
-            serializers=[QuestionsSerializer, QuestionSerializer(many=True)],
-            resource_type_field_name=None,
-        ),
-        responses=AnswersSerializer,
-    )
+    @extend_schema(request=QuestionsSerializer, responses=AnswersSerializer)
     def post(self, request: Request) -> NoReturn:
         """The same for up to 1,000 devices. The body may also be the bare list."""
         raise NotImplementedError
