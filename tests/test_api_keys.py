@@ -25,6 +25,7 @@ from tests.test_api import problem
 
 pytestmark = pytest.mark.django_db
 NOW = on(1, 10)
+GIVEN: dict[str, Any] = {"name": "gateway", "scopes": ["access:read"], "now": NOW}
 SECOND = timedelta(seconds=1)
 ASK = "/api/v1/platform/tenants/acme/devices/d-1/access"
 DELETE = "/api/v1/platform/tenants/acme/devices/d-1"
@@ -70,7 +71,7 @@ def test_only_the_hash_is_kept() -> None:
 )
 def test_a_key_that_makes_no_sense_is_not_made(wanted: dict[str, Any], why: str) -> None:
     with pytest.raises(keys.InvalidKey, match=why):
-        keys.issue(**{"name": "gateway", "scopes": ["access:read"], "now": NOW} | wanted)
+        keys.issue(**GIVEN | wanted)
     assert not ApiKey.objects.exists()
 
 
