@@ -358,7 +358,7 @@ def test_the_number_of_statements_does_not_grow_with_the_devices(bought: Subscri
     with statements(7):
         provision(client, {"mode": "per_item", "devices": [{"device_id": "m-1", "tier": "basic"}]})
     with statements(7):
-        body = {"mode": "per_item", "devices": [{"device_id": f"m-{n}", "tier": "basic"} for n in range(2, 4)]}
+        body = {"mode": "per_item", "devices": [{"device_id": f"m-{n}", "tier": "basic"} for n in (1, 2)]}
         provision(client, body)
 
 
