@@ -58,7 +58,9 @@ OF_DEVICES = {  # held to the description in test_devices_api
     f"{ONE}/devices": ["get"],
 }
 FAR = datetime(2099, 1, 1, tzinfo=UTC)  # no banner speaks of it yet
-OF_THE_PLATFORM = {
+OF_THE_PLATFORM = {  # held to the description in test_platform_api
+    "/api/v1/platform/access": ["post"],
+    "/api/v1/platform/tenants/{tenant}/devices/{device_id}/access": ["get"],
     "/api/v1/platform/tenants/{tenant}/devices": ["post"],
     "/api/v1/platform/tenants/{tenant}/devices/{device_id}": ["delete"],
 }
