@@ -81,11 +81,13 @@ def differing(plan_id: int, *, most: int, after: int = 0, only: Sequence[int] | 
     One statement.
     """
     with connection.cursor() as cursor:
-        cursor.execute(_DIFFERING, {"plan": plan_id, "after": after, "most": most, "only": only and [*only]})
+        cursor.execute(
+            _DIFFERING, {"plan": plan_id, "after": after, "most": most, "only": None if only is None else [*only]}
+        )
         rows = cursor.fetchall()
     return [
-        Differs(*key, tuple(Slots(*row[4:]) for row in those))
-        for key, those in groupby(rows, key=lambda row: tuple(row[:4]))
+        Differs(pk, number, tenant, status, tuple(Slots(*row[4:]) for row in those))
+        for (pk, number, tenant, status), those in groupby(rows, key=lambda row: row[:4])
     ]
 
 

@@ -114,7 +114,7 @@ def test_what_may_have_been_sold_is_never_deleted(model: type[Model], alice: Cli
 
 def test_a_plans_slots_and_features_are_edited_on_its_page_and_nothing_that_was_sold_changes(alice: Client) -> None:
     s = fleet(devices=3)
-    plan, row = s.plan, s.plan.slots.get()  # type: ignore[attr-defined]
+    plan, row = s.plan, s.plan.slots.get()
     api = Feature.objects.create(code="api", name="API calls", kind="QUOTA")
     sent = {"name": plan.name, "terms_in": "utc", "is_sold": "on"} | rows("prices")
     sent |= rows("slots", {"id": row.pk, "plan": plan.pk, "tier": row.tier_id, "slots": 1}, initial=1)
@@ -122,7 +122,7 @@ def test_a_plans_slots_and_features_are_edited_on_its_page_and_nothing_that_was_
     with nothing_changes():
         assert alice.post(url(Plan, "change", plan.pk), sent).status_code == 302
     row.refresh_from_db()
-    assert (row.slots, plan.features.get().amount, used(s)) == (1, 1000, {"basic": (3, 3)})  # type: ignore[attr-defined]
+    assert (row.slots, plan.features.get().amount, used(s)) == (1, 1000, {"basic": (3, 3)})
 
 
 # --- a tenant's exceptions -------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ class OverrideForm(forms.ModelForm):  # type: ignore[type-arg]
     def _post_clean(self) -> None:
         """One that there is already is replaced: Django would refuse it, and has no other place to say so."""
         self.instance.validate_constraints = lambda exclude=None: None  # type: ignore[method-assign]
-        super()._post_clean()  # type: ignore[misc]
+        super()._post_clean()
 
 
 @admin.register(FeatureOverride)

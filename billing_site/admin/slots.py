@@ -179,7 +179,7 @@ def _said(done: Limits) -> str:
     told = done.entry.changes if done.entry else {}
     moved = [f"{name.removeprefix('slots.')} {old} → {new}" for name, (old, new) in told.items() if "slots." in name]
     parked = [f"{count} × {tier}" for tier, count in done.parked.items()]
-    return "; ".join(filter(None, (", ".join(moved), parked and f"parked: {', '.join(parked)}")))
+    return ", ".join(moved) + (f"; parked: {', '.join(parked)}" if parked else "")
 
 
 RESIZE_PAGE = (("<int:pk>/resize/", "subscriptions_resize", resize_page),)
@@ -234,7 +234,7 @@ def sync_page(request: HttpRequest, pk: int, **_: Any) -> HttpResponse:
         **admin.site.each_context(request),
         "title": f"Sync sold subscriptions of {plan}",
         "plan": plan,
-        "sells": plan.slots.select_related("tier").order_by("tier__position", "tier__code"),  # type: ignore[attr-defined]
+        "sells": plan.slots.select_related("tier").order_by("tier__position", "tier__code"),
         "rows": [(one, link(Subscription(pk=one.pk), one.number)) for one in found[:PAGE]],
         "next": found[PAGE - 1].pk if len(found) > PAGE else None,
         "is_first": not after,
