@@ -282,7 +282,7 @@ UNFOLD = {
                     page("Audit", "subscriptions_auditentry", "history"),
                     page("Notices", "notifications_notice", "mail"),
                     page("Devices", "entitlements_device", "router"),
-                    page("Exceptions", "entitlements_featureoverride", "tune"),
+                    page("Feature overrides", "entitlements_featureoverride", "tune"),
                 ],
             },
             {

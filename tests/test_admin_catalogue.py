@@ -140,7 +140,7 @@ def test_an_exception_is_given_with_a_reason_replaced_and_ended_and_never_edited
     assert (one.amount, one.reason, one.expires_at) == (700, "pilot until May", None)
     assert alice.post(url(FeatureOverride, "change", one.pk), sent).status_code == 403
     told = alice.post(url(FeatureOverride, "changelist"), {"action": "end", "_selected_action": one.pk}, follow=True)
-    assert "1 exception ended" in told.content.decode()
+    assert "1 override ended" in told.content.decode()
     one.refresh_from_db()
     assert one.expires_at is not None
     assert one.expires_at <= timezone.now()

@@ -177,7 +177,7 @@ class FeatureOverrideAdmin(NeverDeleted, Found):
                          actor=actor, now=now)
             for one in chosen.select_related("feature")
         )  # fmt: skip
-        told = f"{ended} {'exception' if ended == 1 else 'exceptions'} ended; others had ended before."
+        told = f"{ended} {'override' if ended == 1 else 'overrides'} ended; others had ended before."
         self.message_user(request, told, messages.SUCCESS)
 
     @display(description="Tenant")

@@ -27,7 +27,7 @@ from billing_site.admin.views import changes, link, when
 from billing_site.provenance import actor_of
 from entitlements import limits, sold
 from entitlements.limits import MOST_SLOTS, Limits, Park, ParkWhom
-from entitlements.models import DeviceTier, SlotAssignment
+from entitlements.models import DeviceTier, SlotAssignment, TierAllocation
 from subscriptions.audit import Actor
 from subscriptions.errors import DomainError
 from subscriptions.models import Plan, Subscription
@@ -63,6 +63,9 @@ class Resize(VerbForm):
         super().__init__(data, **more)
         tiers = DeviceTier.objects.values_list("code", "name")
         self.fields["tier"].choices = [*tiers]  # type: ignore[attr-defined]
+        held = TierAllocation.objects.filter(subscription=self.subject.pk).select_related("tier")
+        in_use = ", ".join(f"{a.slots_used} of {a.slot_limit} × {a.tier} in use" for a in held)
+        self.fields["slots"].help_text = f"Now: {in_use or 'none'}."
 
     def clean(self) -> None:
         names, devices = self.cleaned_data.get("park") == NAMES, self.cleaned_data.get("devices")
@@ -140,7 +143,7 @@ def resize_page(request: HttpRequest, pk: int, **_: Any) -> HttpResponse:
     context = {
         **admin.site.each_context(request),
         "title": "Resize slots",
-        "help": "Set how many slots of a tier it holds. Its plan stays as it is, and says so again when it is synced.",
+        "help": "Set how many slots of a tier it holds, whatever its plan sells. To sync its plan sets that back.",
         "subjects": [subject],
         "form": form,
         "source": source,
