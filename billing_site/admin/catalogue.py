@@ -137,8 +137,8 @@ class OverrideForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def _post_clean(self) -> None:
         """One that there is already is replaced: Django would refuse it, and has no other place to say so."""
-        self.instance.validate_constraints = lambda exclude=None: None  # type: ignore[method-assign]
-        super()._post_clean()
+        self.instance.validate_constraints = lambda exclude=None: None
+        super()._post_clean()  # type: ignore[misc]
 
 
 @admin.register(FeatureOverride)
