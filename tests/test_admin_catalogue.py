@@ -13,7 +13,6 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from billing_site.admin import slots as pages
 from entitlements import limits, slots, sold
 from entitlements.limits import Park
 from entitlements.models import Device, DeviceTier, Feature, FeatureOverride, PlanSlots, SlotAssignment, TierFeature
@@ -220,7 +219,7 @@ def test_a_devices_page_tells_its_slots_and_has_no_form(alice: Client) -> None:
 def test_a_subscriptions_page_tells_its_slots_and_leads_to_their_devices(alice: Client) -> None:
     s = fleet(devices=2)
     page = alice.get(url(Subscription, "change", s.pk)).content.decode()
-    for said in ("2 of 3", f"{url(Device, 'changelist')}?subscription={s.number}", pages.reverse(
+    for said in ("2 of 3", f"{url(Device, 'changelist')}?subscription={s.number}", reverse(
             "admin:subscriptions_resize", args=[s.pk])):  # fmt: skip
         assert said in page
     looking = client("view_subscription", "view_tierallocation").get(url(Subscription, "change", s.pk))
