@@ -286,7 +286,16 @@ UNFOLD = {
                     page("Set aside", "subscriptions_setaside", "report"),
                     page("Audit", "subscriptions_auditentry", "history"),
                     page("Notices", "notifications_notice", "mail"),
+                    page("Devices", "entitlements_device", "router"),
+                    page("Feature overrides", "entitlements_featureoverride", "tune"),
+                ],
+            },
+            {
+                "title": "Catalogue",
+                "items": [
                     page("Plans", "subscriptions_plan", "sell"),
+                    page("Device tiers", "entitlements_devicetier", "layers"),
+                    page("Features", "entitlements_feature", "toggle_on"),
                 ],
             },
             {

@@ -179,8 +179,8 @@ def check(tenant_id: int, lines: Sequence[Line], *, now: datetime, subscription_
         would.assigned += min(len(those), free.get(tier, 0))
         without = those[free.get(tier, 0) :]
         if without:
-            error = room.none_left(tenant_id, tier, len(those), now, subscription_id)
-            would.failures += [_failure(line.number, line.device_id, error) for line in without]
+            none = room.none_left(tenant_id, tier, len(those), now, subscription_id)
+            would.failures += [_failure(line.number, line.device_id, none) for line in without]
     would.failures.sort(key=lambda failure: failure.line)
     return would
 

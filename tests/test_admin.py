@@ -311,6 +311,7 @@ def test_a_plan_gets_new_prices_and_keeps_those_it_has(alice: Client) -> None:
         "prices-0-interval": "month", "prices-0-interval_count": 1, "prices-0-DELETE": "on",
         "prices-1-plan": price.plan_id, "prices-1-amount_minor": 49000, "prices-1-currency": "EUR",
         "prices-1-interval": "year", "prices-1-interval_count": 1,
+        **{f"{rows}-{which}_FORMS": 0 for rows in ("slots", "features") for which in ("TOTAL", "INITIAL")},
     }  # fmt: skip
     assert alice.post(page, form).status_code == 302
     price.plan.refresh_from_db()

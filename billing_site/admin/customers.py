@@ -15,6 +15,9 @@ from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from billing_site import timeline
+from billing_site.admin.catalogue import PlanFeatureRows, PlanSlotsRows
+from billing_site.admin.devices import AllocationRows
+from billing_site.admin.slots import RESIZE_PAGE, SYNC_PAGE, OffersSync
 from billing_site.admin.verbs import LIST_ACTIONS, VERB_PAGES, OffersVerbs
 from billing_site.admin.views import (
     BADGES,
@@ -103,11 +106,12 @@ class PriceRows(TabularInline):
 
 
 @admin.register(Plan)
-class PlanAdmin(Found):
+class PlanAdmin(OffersSync, Found):
     list_display = ("name", "code", "type", "grace_days", "suspension_days", "is_sold")
     list_filter = ("type", "is_sold")
     search_fields = ("name", "code")
-    inlines = (PriceRows,)
+    inlines = (PriceRows, PlanSlotsRows, PlanFeatureRows)
+    custom_urls = SYNC_PAGE
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         return ("code", "type") if obj else ()
@@ -168,8 +172,8 @@ class SubscriptionAdmin(OffersVerbs, ReadOnly, Found):
     search_help_text = "Number, tenant, or Stripe subscription id"
     list_select_related = ("tenant", "plan", "parent__plan")
     actions = LIST_ACTIONS
-    custom_urls = VERB_PAGES
-    inlines = (AuditRows, NoticeRows)
+    custom_urls = VERB_PAGES + RESIZE_PAGE
+    inlines = (AllocationRows, AuditRows, NoticeRows)
     fieldsets = (
         (None, {"fields": ("number", "of_tenant", "parent", "type", "state", "plan", "price")}),
         ("Term (UTC)", {"fields": ("term_start", "term_end", "grace_end", "suspension_end", "next_change")}),

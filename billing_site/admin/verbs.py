@@ -330,6 +330,8 @@ def _menu(subject: Subject) -> list[dict[str, Any]]:
         for name, offer in OFFERS.items()
         if offer.of is Subscription and offer.when(subject)
     ]
+    if _is_alive(subject):
+        items.append({"title": "Resize slots", "path": reverse("admin:subscriptions_resize", args=[subject.pk])})
     return [{"title": "Change", "items": items}] if items else []
 
 
