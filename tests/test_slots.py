@@ -46,7 +46,7 @@ def test_the_slot_after_the_last_is_refused_with_numbers_and_with_what_would_hel
     slots.assign(s.tenant_id, "d-1", "basic", **GATEWAY)
     with pytest.raises(NoFreeSlot, match="1 of 1 slots of the tier basic are in use") as refused:
         slots.assign(s.tenant_id, "d-2", "basic", **GATEWAY)
-    assert refused.value.facts["would_help"].startswith("Release a device")
+    assert "Release a device" in str(refused.value.facts["would_help"])
     assert {name: refused.value.facts[name] for name in ("tier", "limit", "used", "available")} == {
         "tier": "basic", "limit": 1, "used": 1, "available": 0}  # fmt: skip
     assert not Device.objects.filter(device_id="d-2").exists()

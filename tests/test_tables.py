@@ -44,9 +44,10 @@ def test_the_service_is_neither_superuser_nor_exempt_from_row_security() -> None
 # --- entitlements ----------------------------------------------------------------------------------------------------
 
 
-def at_commit(statement: str) -> None:
-    sql(statement)
+def at_commit(statement: str = "SELECT 1") -> int:
+    written = sql(statement)
     connection.check_constraints()
+    return written
 
 
 class World:
@@ -159,7 +160,7 @@ REFUSED: dict[str, Callable[[World], object]] = {
         f"UPDATE tier_allocations SET slot_limit = 6 WHERE id = {w.allocation}"
     ),
     "no_slots_without_evidence ": lambda w: at_commit(f"DELETE FROM tier_allocations WHERE id = {w.allocation}"),
-    "no_slots_without_evidence  ": lambda w: (w.allocate(3, tier_id=w.premium), at_commit("SELECT 1")),
+    "no_slots_without_evidence  ": lambda w: (w.allocate(3, tier_id=w.premium), at_commit()),
     "a_parked_device_waits_for_a_tier": lambda w: w.register("meter-2", parked_at=JAN_1),
     "a_parked_device_waits_for_a_tier ": lambda w: w.register(
         "meter-2", parked_at=JAN_1, parked_tier_id=w.basic, deleted_at=JAN_1
