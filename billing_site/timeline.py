@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from entitlements import forecast as slots
 from notifications import forecast as notices
 from notifications import kinds
 from notifications.models import Notice
@@ -41,7 +42,7 @@ class Course:
 def of_subscription(
     subscription: Subscription, *, now: datetime, until: datetime | None = None, what_if: Sequence[WhatIf] = ()
 ) -> list[Line]:
-    """What will happen to it before `until`, and where it is a MAIN, to its add-ons. Two queries.
+    """What will happen to it before `until`, and where it is a MAIN, to its add-ons. Three queries.
 
     Raises what `subscriptions.forecast` raises for a `what_if`.
     """
@@ -50,7 +51,7 @@ def of_subscription(
 
 
 def of_tenant(tenant: Tenant, *, now: datetime, until: datetime | None = None) -> list[Line]:
-    """What will happen to everything that a tenant has, before `until`. Two queries."""
+    """What will happen to everything that a tenant has, before `until`. Three queries."""
     return _merged(deadlines.of_tenant(tenant.pk), now, until)
 
 
@@ -82,5 +83,29 @@ def _why_told(kind: str, anchor: datetime) -> str:
     return "The tenant is told that it happened"
 
 
+def _slots(course: Course) -> Iterable[Line]:
+    tenants = sorted({s.tenant_id for s in course.present})
+    return [
+        Line(e.at, e.subscription.number, f"devices_{e.what}", _SLOTS[e.what].format(_devices(e)), "slot")
+        for e in slots.forecast(tenants, course.moments)
+    ]
+
+
+_SLOTS = {
+    "withheld": "{} are not served while it is suspended",
+    "served": "{} are served again",
+    "moved": "{} move into free slots of the tenant's other subscriptions",
+    "parked": "{} lose their slots and wait for others",
+}
+
+
+def _devices(effect: slots.Effect) -> str:
+    return f"{effect.devices} {'device' if effect.devices == 1 else 'devices'} of the tier {effect.tier}"
+
+
 # Who forecasts what. Of one instant, the first here comes first.
-SOURCES: dict[str, Callable[[Course], Iterable[Line]]] = {"deadline": _deadlines, "notice": _notices}
+SOURCES: dict[str, Callable[[Course], Iterable[Line]]] = {
+    "deadline": _deadlines,
+    "slot": _slots,
+    "notice": _notices,
+}

@@ -73,7 +73,7 @@ def forecast(
 
 def _news(life: list[_State], of_roots: Collection[tuple[int, Action, datetime]]) -> Iterator[Expected]:
     """Of what one transaction does to a subscription, the last is told; a family is told by its root."""
-    last: dict[datetime, Expected] = {}
+    last: dict[tuple[datetime, bool], Expected] = {}
     for before, after in pairwise(life):
         s, moment = after.subscription, after.moment
         assert moment is not None, "only the first state has none"
@@ -82,7 +82,7 @@ def _news(life: list[_State], of_roots: Collection[tuple[int, Action, datetime]]
         left = STAYED if s.status == before.subscription.status else before.subscription.status
         for kind in ON_AUDIT:
             if left in kind.on.get(moment.action, ()):
-                last[after.since] = Expected(after.since, s, kind.name, moment.at)
+                last[after.since, kind.beside] = Expected(after.since, s, kind.name, moment.at)
     yield from last.values()
 
 

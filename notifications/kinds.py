@@ -33,10 +33,12 @@ ANY = frozenset({STAYED, *Status})
 class OnAudit(Kind):
     """Brought about by an audit entry; its anchor is the entry's `effective_at`.
 
-    `on` has the actions, and for each the statuses that the subscription left with it.
+    `on` has the actions, and for each the statuses that the subscription left with it. Of what one transaction does to
+    a subscription the last is told; what is `beside` is told beside it.
     """
 
     on: Mapping[Action, frozenset[str]]
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,13 @@ ON_AUDIT = (
         "renewed",
         lambda s, since, now: (s.status == Status.ACTIVE or s.on_hold) and now < s.term_end and now < since + NEWS_FOR,
         {Action.RENEWED: ANY - {Status.SUSPENDED}},
+    ),
+    OnAudit(
+        "devices_parked",
+        "devices_parked",
+        lambda s, since, now: now < since + NEWS_FOR,
+        {Action.DEVICES_PARKED: ANY},
+        beside=True,
     ),
 )
 

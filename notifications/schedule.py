@@ -37,9 +37,10 @@ MAKE = """
         WINDOW family AS (PARTITION BY e.transaction_id, coalesce(s.parent_id, s.id), e.action, e.effective_at)
     ), news AS (
         SELECT id, subscription_id, tenant_id, rule.kind, effective_at AS anchor,
-               row_number() OVER (PARTITION BY transaction_id, subscription_id ORDER BY version DESC) AS place
+               row_number() OVER (PARTITION BY transaction_id, subscription_id, beside ORDER BY version DESC) AS place
           FROM entry
-          JOIN unnest(%(actions)s::text[], %(departed)s::text[], %(kinds)s::text[]) AS rule (action, departed, kind)
+          JOIN unnest(%(actions)s::text[], %(departed)s::text[], %(kinds)s::text[], %(beside)s::boolean[])
+               AS rule (action, departed, kind, beside)
             ON rule.action = entry.action AND rule.departed = coalesce(changes->'status'->>0, '')
          WHERE speaks AND coalesce(changes->'end_reason'->>1, '') <> ALL (%(silent)s::text[])
     ), candidate AS (
@@ -101,9 +102,14 @@ def make_notices(*, now: datetime) -> int:
 
 
 def _news() -> dict[str, Any]:
-    rules = [(action, left, kind.name) for kind in ON_AUDIT for action, many in kind.on.items() for left in many]
-    actions, departed, names = zip(*rules, strict=True)
-    return {"actions": [*actions], "departed": [*departed], "kinds": [*names], "silent": [*SILENT_ENDS]}
+    rules = [(action, left, kind) for kind in ON_AUDIT for action, many in kind.on.items() for left in many]
+    return {
+        "actions": [action for action, _, _ in rules],
+        "departed": [left for _, left, _ in rules],
+        "kinds": [kind.name for _, _, kind in rules],
+        "beside": [kind.beside for _, _, kind in rules],
+        "silent": [*SILENT_ENDS],
+    }
 
 
 def _ranges(schedule: tuple[Milestone, ...], last_runs: dict[str, datetime], now: datetime) -> dict[str, Any]:
