@@ -180,6 +180,7 @@ REFUSED: dict[str, Callable[[World], object]] = {
             operation="consume",
             amount=1,
             used=1,
+            quota_limit=1,
             at=JAN_1,
         )
     ),

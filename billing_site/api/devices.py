@@ -250,7 +250,7 @@ NOT_TOLD = (Reason.WRONG_TENANT, Reason.UNKNOWN_TENANT)  # a tenant asks for its
 UNKNOWN = (Reason.UNKNOWN_DEVICE, *NOT_TOLD)
 
 
-class AccessSerializer(serializers.Serializer[Any]):
+class OwnAccessSerializer(serializers.Serializer[Any]):
     device_id = serializers.CharField()
     allowed = serializers.BooleanField()
     reason = serializers.ChoiceField([reason.value for reason in Reason if reason not in UNKNOWN])
@@ -265,7 +265,7 @@ class AccessSerializer(serializers.Serializer[Any]):
 class AccessOfDevice(views.APIView):
     """Whether one of the tenant's devices may be served now."""
 
-    @extend_schema(responses=AccessSerializer)
+    @extend_schema(responses=OwnAccessSerializer)
     def get(self, request: Request, device_id: str) -> Response:
         """The same answer as the platform gets."""
         found = access(tenant_of(request).slug, device_id, timezone.now())
@@ -274,7 +274,7 @@ class AccessOfDevice(views.APIView):
         told = {"device_id": device_id, "allowed": found.allowed} | {
             name: getattr(found, name) for name in ("reason", "tier", "subscription", "features", "valid_until")
         }
-        return Response(AccessSerializer(told).data)
+        return Response(OwnAccessSerializer(told).data)
 
 
 class AskedSerializer(serializers.Serializer[Any]):
