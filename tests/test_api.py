@@ -213,7 +213,7 @@ def test_another_tenants_subscriptions_never_appear(acme: Tenant) -> None:
         (ONE, 1),
         (HISTORY, 3),  # entries, plans, prices
         (ITS_AUDIT, 4),  # the subscription, too
-        (ITS_FORECAST, 3),  # the subscription, its family, its notices
+        (ITS_FORECAST, 4),  # the subscription, its family, its notices, its slots
     ],
 )
 def test_the_number_of_queries_does_not_grow_with_the_subscriptions(

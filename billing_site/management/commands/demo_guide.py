@@ -55,6 +55,14 @@ MORE = """\
                                            make manage RUN="forecast {number} --cancelled-on 2030-01-01"
   - every verb from a terminal:            make manage RUN="subscription --help"
   - and in the back office:                "Change" on the subscription's page, each with a preview
+  - devices: 35 of Borealis Sensors have slots. See them (log in as borealis), let a service ask for one, and see
+    what happens when one too many comes:
+        make manage RUN="api_key create gateway --scope access:read --scope devices:write"
+        curl -sS -H "X-API-Key: tk_…" {url}/api/v1/platform/tenants/borealis/devices/sensor-01/access
+        curl -sS -H "X-API-Key: tk_…" --json '{{"device_id": "sensor-99", "tier": "premium"}}' \
+             {url}/api/v1/platform/tenants/borealis/devices
+    their tiers, plans and slots:          {url}/admin/, under Catalogue
+    that no slot is lost:                  make manage RUN="verify_slots"
   - that the audit was not touched:        make manage RUN="verify_audit" (a job seals it every minute)"""
 
 
@@ -71,12 +79,12 @@ class Command(BaseCommand):
         self.stdout.write(PLACES.format(**places))
         acme = Subscription.objects.filter(tenant__slug="acme").order_by("pk").first()
         if acme and acme.status != Status.TRIAL:
-            more = MORE.format(number=acme.number)
+            more = MORE.format(number=acme.number, url=places["url"])
             self.stdout.write(FOLLOWED.format(**places, number=acme.number, status=acme.status, pk=acme.pk, more=more))
         elif acme and settings.DEMO_STRIPE_URL:
-            self.stdout.write(FIRST_STEPS.format(**places, **self._to_do(acme)))
+            self.stdout.write(FIRST_STEPS.format(**places, **self._to_do(acme, places["url"])))
 
-    def _to_do(self, acme: Subscription) -> dict[str, object]:
+    def _to_do(self, acme: Subscription, url: str) -> dict[str, object]:
         try:
             at_stripe = awaited_purchase(acme.tenant)
         except StripeError:
@@ -84,7 +92,7 @@ class Command(BaseCommand):
         month_over = timezone.now() + timedelta(days=32, hours=settings.SETTLEMENT_HOURS + 24)
         return {
             "number": acme.number,
-            "more": MORE.format(number=acme.number),
+            "more": MORE.format(number=acme.number, url=url),
             "pk": acme.pk,
             "at_stripe": at_stripe,
             "hours": settings.SETTLEMENT_HOURS,

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from entitlements.bulk import Wish, assign_many
 from entitlements.follow import follow
-from entitlements.models import DeviceTier, PlanSlots
+from entitlements.models import DeviceTier, Feature, PlanFeature, PlanSlots, TierFeature
 from subscriptions import lifecycle
 from subscriptions.audit import Actor
 from subscriptions.lifecycle import Purchase
@@ -44,6 +44,11 @@ class Command(BaseCommand):
         premium = self._tier("premium", "Premium", position=1)
         fleet = self._plan("fleet", "Fleet", Type.MAIN, 49_00, {basic: 50, premium: 10})
         trial = self._plan("trial", "Free trial", Type.TRIAL, None, {basic: 5})
+        calls = self._feature("api-calls", "API calls", Feature.Kind.QUOTA)
+        PlanFeature.objects.get_or_create(plan=fleet, feature=calls, defaults={"amount": 100_000})
+        PlanFeature.objects.get_or_create(plan=trial, feature=calls, defaults={"amount": 1_000})
+        video = self._feature("video", "Video streams", Feature.Kind.SWITCH)
+        TierFeature.objects.get_or_create(tier=premium, feature=video)
         acme = self._tenant("acme", "Acme Robotics", "owner")
         borealis = self._tenant("borealis", "Borealis Sensors", "borealis")
         self._tenant("cirrus", "Cirrus Weather", "cirrus")
@@ -78,6 +83,9 @@ class Command(BaseCommand):
 
     def _tier(self, code: str, name: str, **more: Any) -> DeviceTier:
         return DeviceTier.objects.get_or_create(code=code, defaults={"name": name, **more})[0]
+
+    def _feature(self, code: str, name: str, kind: str) -> Feature:
+        return Feature.objects.get_or_create(code=code, defaults={"name": name, "kind": kind})[0]
 
     def _plan(
         self, code: str, name: str, type: Type, amount_minor: int | None, slots: Mapping[DeviceTier, int]
