@@ -126,7 +126,7 @@ CHANGES_SCHEMA = {
         "type": "array",
         "minItems": 2,
         "maxItems": 2,
-        "items": {"type": ["string", "boolean", "object", "null"]},
+        "items": {"type": ["string", "integer", "boolean", "object", "null"]},
     },
 }
 
