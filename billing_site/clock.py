@@ -48,6 +48,11 @@ JOBS = {
         settings.INBOX_SWEEP_SECONDS,
         "Stripe events whose poke was lost, whose worker died or whose retry is due are applied.",
     ),
+    "forget quota keys": Job(
+        "entitlements.tasks.forget_quota_keys",
+        3600.0,
+        "A use of a quota is told from its repeat for a week; older keys only take up room.",
+    ),
 }
 
 app.conf.beat_schedule = {

@@ -6,7 +6,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from billing_site import ops, pages
-from billing_site.api import customer
+from billing_site.api import customer, entitlements
 from webhooks.intake import stripe_webhook
 
 # dj-stripe's admin registers endpoints at Stripe under this name; its own view stays unmounted: 33 statements
@@ -21,6 +21,11 @@ api = [
     path("customer/subscriptions/<slug:number>/audit", customer.AuditOfSubscription.as_view(), name="audit"),
     path("customer/subscriptions/<slug:number>/forecast", customer.Forecast.as_view(), name="forecast"),
     path("customer/subscription/audit", customer.AuditOfTenant.as_view(), name="audit_of_tenant"),
+    path("customer/billing/entitlements", entitlements.OwnEntitlements.as_view(), name="entitlements"),
+    path("platform/tenants/<slug:tenant>/entitlements", entitlements.TenantEntitlements.as_view()),
+    path("platform/tenants/<slug:tenant>/quotas/<slug:feature>/consume", entitlements.Consume.as_view()),
+    path("platform/tenants/<slug:tenant>/quotas/<slug:feature>/release", entitlements.Release.as_view()),
+    path("platform/tenants/<slug:tenant>/quotas/<slug:feature>/set", entitlements.SetGauge.as_view()),
 ]
 
 urlpatterns = [

@@ -81,10 +81,34 @@ class NoSuchQuota(DomainError):
     code, http_status = "no_such_quota", 404
 
 
+class QuotaNotInUse(DomainError):
+    """Not so much of the quota is in use."""
+
+    code, http_status = "quota_not_in_use", 409
+
+
+class NoSuchFeature(DomainError):
+    """There is no such feature."""
+
+    code, http_status = "no_such_feature", 404
+
+
 class InvalidAmount(DomainError):
-    """An amount is a whole number that is not negative."""
+    """An amount is a whole number from 0 to 1,000,000,000,000,000; what is consumed or released is at least 1."""
 
     code, http_status = "invalid_amount", 400
+
+
+class InvalidExpiry(DomainError):
+    """An exception expires later than now."""
+
+    code, http_status = "invalid_expiry", 400
+
+
+class InvalidKey(DomainError):
+    """An idempotency key is up to 255 printable ASCII characters."""
+
+    code, http_status = "invalid_idempotency_key", 400
 
 
 class KeyReused(DomainError):

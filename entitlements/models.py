@@ -266,6 +266,30 @@ class FeatureOverride(models.Model):
         return f"{self.tenant}: {self.feature} = {self.amount}"
 
 
+class FeatureOverrideEntry(models.Model):
+    """The history of a tenant's exceptions: who made or ended one, why, and what it said from then on."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+", db_index=False)
+    feature = models.ForeignKey(Feature, on_delete=models.PROTECT, related_name="+", db_index=False)
+    amount = models.PositiveBigIntegerField()
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Its own instant: it was ended.")
+    at = models.DateTimeField()
+    actor = models.CharField(max_length=64, help_text="staff:12, operator:1000.")
+    request_id = models.CharField(max_length=64, blank=True)
+    reason = models.TextField()
+
+    class Meta:
+        db_table = "feature_override_entries"
+        verbose_name_plural = "feature override entries"
+        indexes: ClassVar = [models.Index(name="override_entries_of_tenant", fields=["tenant", "-id"])]
+        constraints: ClassVar = [
+            models.CheckConstraint(name="an_override_entry_says_who_and_why", condition=~Q(actor="") & ~Q(reason=""))
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.tenant}: {self.feature} = {self.amount}, by {self.actor}"
+
+
 class QuotaUsage(models.Model):
     """How much of a quota a tenant has used."""
 
@@ -294,6 +318,7 @@ class QuotaOperation(models.Model):
     operation = models.CharField(max_length=16)
     amount = models.BigIntegerField()
     used = models.BigIntegerField(help_text="What was in use afterwards: the answer to a repeat.")
+    quota_limit = models.BigIntegerField(help_text="What was allowed then: of the answer, too.")
     at = models.DateTimeField()
 
     class Meta:

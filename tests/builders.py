@@ -7,7 +7,7 @@ from typing import Any
 import factory
 
 from entitlements.follow import follow
-from entitlements.models import DeviceTier, PlanSlots
+from entitlements.models import DeviceTier, Feature, PlanFeature, PlanSlots
 from subscriptions import lifecycle
 from subscriptions.audit import Actor
 from subscriptions.lifecycle import Purchase
@@ -58,6 +58,16 @@ def selling(slots: Mapping[str, int], type: Type = Type.MAIN, **plan: Any) -> Pl
     """A plan that sells so many slots of these tiers."""
     made: Plan = PlanFactory.create(type=type, **plan)
     PlanSlots.objects.bulk_create(PlanSlots(plan=made, tier=tier(code), slots=n) for code, n in slots.items())
+    return made
+
+
+def giving(type: Type = Type.MAIN, slots: Mapping[str, int] | None = None, **amounts: int) -> Plan:
+    """A plan that gives so much of these features: True or False of a switch, a number of a quota."""
+    made = selling(slots or {}, type)
+    for code, amount in amounts.items():
+        kind = Feature.Kind.SWITCH if isinstance(amount, bool) else Feature.Kind.QUOTA
+        feature, _ = Feature.objects.get_or_create(code=code, defaults={"name": code.upper(), "kind": kind})
+        PlanFeature.objects.create(plan=made, feature=feature, amount=int(amount))
     return made
 
 

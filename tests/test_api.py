@@ -15,6 +15,7 @@ from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.test import Client
 
+from billing_site.api import keys
 from billing_site.api.customer import monthly_total
 from billing_site.banner import banner
 from subscriptions import lifecycle
@@ -22,7 +23,17 @@ from subscriptions.audit import Actor
 from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import Member, PlanPrice, Subscription, Tenant
 from subscriptions.states import Status, Type
-from tests.builders import ALICE, FEB_1, JAN_1, MAR_1, PlanFactory, PlanPriceFactory, TenantFactory, subscription
+from tests.builders import (
+    ALICE,
+    FEB_1,
+    JAN_1,
+    MAR_1,
+    PlanFactory,
+    PlanPriceFactory,
+    TenantFactory,
+    giving,
+    subscription,
+)
 from tests.history import advance, by, in_state, on
 
 pytestmark = pytest.mark.django_db
@@ -34,6 +45,9 @@ HISTORY = "/api/v1/customer/subscription/audit"
 ONE = "/api/v1/customer/subscriptions/{number}"
 ITS_AUDIT, ITS_FORECAST = f"{ONE}/audit", f"{ONE}/forecast"
 EVERY = [STATUS, LIST, ALIAS, HISTORY, ONE, ITS_AUDIT, ITS_FORECAST]
+PLATFORM = "/api/v1/platform/tenants/{tenant}"  # more of these: test_entitlements_api
+ENTITLEMENTS = ["/api/v1/customer/billing/entitlements", f"{PLATFORM}/entitlements"]
+QUOTAS = [f"{PLATFORM}/quotas/{{feature}}/{verb}" for verb in ("consume", "release", "set")]
 FAR = datetime(2099, 1, 1, tzinfo=UTC)  # no banner speaks of it yet
 
 Get = Callable[..., Any]
@@ -592,8 +606,8 @@ def described() -> dict[str, Any]:
 
 def test_the_description_names_every_path(described: dict[str, Any]) -> None:
     assert {path: list(methods) for path, methods in described["paths"].items()} == {
-        url: ["get"] for url in EVERY
-    }  # fmt: skip
+        url: ["get"] for url in [*EVERY, *ENTITLEMENTS]
+    } | {url: ["post"] for url in QUOTAS}
 
 
 @pytest.mark.parametrize("url", EVERY)
@@ -604,14 +618,40 @@ def test_real_answers_are_what_the_description_says(
     lifecycle.cancel(known_cast[2].pk, at=CancelAt.TERM_END, **by(on(1, 5)))
     asked = {"include_expired": "true"} if url in (LIST, ALIAS) else {}
     answer = member_of(acme).get(url.format(number=known_cast[0].number), asked).json()
-    schema = described["paths"][url]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    validate(answer, described, url)
+    wrong = json.loads(re.sub(r'"(GRACE|started|deadline)"', '"nonsense"', json.dumps(answer)))
+    with pytest.raises(jsonschema.ValidationError):
+        validate(wrong, described, url)
+
+
+def validate(answer: Any, described: dict[str, Any], url: str, method: str = "get") -> None:
+    schema = described["paths"][url][method]["responses"]["200"]["content"]["application/json"]["schema"]
     jsonschema.Draft202012Validator(
         schema | {"components": described["components"]},
         format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
     ).validate(answer)
-    wrong = json.loads(re.sub(r'"(GRACE|started|deadline)"', '"nonsense"', json.dumps(answer)))
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.Draft202012Validator(schema | {"components": described["components"]}).validate(wrong)
+
+
+def test_entitlements_and_quotas_are_what_the_description_says(described: dict[str, Any], acme: Tenant) -> None:
+    subscription(tenant=acme, plan=giving(slots={"basic": 3}, api=100, sso=True), term=(JAN_1, FAR))
+    _, secret = keys.make("a service", keys.SCOPES, tenant=acme)
+    service = Client(headers={"Authorization": f"Bearer {secret}"})
+    for url in ENTITLEMENTS:
+        answer = service.get(url.format(tenant="acme")).json()
+        validate(answer, described, url)
+        assert (answer["slots"][0]["limit"], answer["features"], answer["quotas"][0]["limit"]) == (
+            3,
+            {"sso": True},
+            100,
+        )
+        with pytest.raises(jsonschema.ValidationError):
+            validate(answer | {"features": {"sso": 1}}, described, url)
+    for url in QUOTAS:
+        address = url.format(tenant="acme", feature="api")
+        answer = service.post(address, {"amount": 5}, content_type="application/json").json()
+        validate(answer, described, url, "post")
+        with pytest.raises(jsonschema.ValidationError):
+            validate(answer | {"allowed": 1}, described, url, "post")
 
 
 def test_the_docs_need_no_other_server() -> None:
