@@ -71,6 +71,7 @@ DEBUG = read("DEBUG", yes_or_no, False)
 SECRET_KEY = read("SECRET_KEY", env.str, valid=lambda key: len(key) >= 16)
 ALLOWED_HOSTS = read("ALLOWED_HOSTS", words, ["127.0.0.1", "localhost"])
 DATABASE = read("DATABASE_URL", env.db_url, valid=lambda db: db.get("ENGINE", "").endswith("postgresql"))
+DATABASE_PREPARES = read("DATABASE_PREPARES", yes_or_no, True)
 REDIS_URL = read("REDIS_URL", env.str, valid=lambda url: url.startswith(("redis://", "rediss://", "unix://")))
 
 STRIPE_SECRET_KEY = read("STRIPE_SECRET_KEY", env.str, "")
@@ -157,6 +158,10 @@ DATABASES = {
             "connect_timeout": 5,
             # A forgotten open transaction would hold back every reader that waits for committed rows.
             "options": "-c idle_in_transaction_session_timeout=60000",
+            # Django's own cursors prepare nothing, whatever this says. The access check does, at its first use on a
+            # connection: parsing and planning it is more work than answering it. A pgbouncer that pools by transaction
+            # gives every statement another server connection: it must be 1.22 with max_prepared_statements, else "no".
+            "prepare_threshold": 0 if DATABASE_PREPARES else None,
             **DATABASE.get("OPTIONS", {}),
         },
     }

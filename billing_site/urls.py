@@ -6,7 +6,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from billing_site import ops, pages
-from billing_site.api import customer, entitlements
+from billing_site.api import access, customer, entitlements, platform
 from webhooks.intake import stripe_webhook
 
 # dj-stripe's admin registers endpoints at Stripe under this name; its own view stays unmounted: 33 statements
@@ -26,6 +26,10 @@ api = [
     path("platform/tenants/<slug:tenant>/quotas/<slug:feature>/consume", entitlements.Consume.as_view()),
     path("platform/tenants/<slug:tenant>/quotas/<slug:feature>/release", entitlements.Release.as_view()),
     path("platform/tenants/<slug:tenant>/quotas/<slug:feature>/set", entitlements.SetGauge.as_view()),
+    path("platform/access", access.access_of_devices, name="access_of_devices"),
+    path("platform/tenants/<str:tenant>/devices/<str:device_id>/access", access.access_of_device, name="access"),
+    path("platform/tenants/<slug:tenant>/devices", platform.Devices.as_view(), name="platform_devices"),
+    path("platform/tenants/<slug:tenant>/devices/<str:device_id>", platform.Device.as_view(), name="platform_device"),
 ]
 
 urlpatterns = [

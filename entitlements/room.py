@@ -107,6 +107,13 @@ def one(statement: str, parameters: dict[str, Any]) -> Sequence[Any] | None:
         return row
 
 
+def every(statement: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        rows: Sequence[Sequence[Any]] = cursor.fetchall()
+        return rows
+
+
 def return_parked(*tenant_ids: int, actor: str, now: datetime, source_id: str = "") -> int:
     """Parked devices go back into free slots, the longest parked first; how many did. The caller holds `lock`."""
     back = one(RETURN_PARKED, said(tenant_ids, now, actor, source_id, "Room came back"))

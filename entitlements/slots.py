@@ -186,6 +186,8 @@ def _leave(
 ) -> bool:
     check_reason(actor, reason)
     terms.aware(now, "now")
+    if not DEVICE_ID.fullmatch(device_id):
+        raise DeviceNotFound
     with transaction.atomic():
         room.lock(tenant_id)
         parameters = _said(tenant_id, now, actor, source_id, reason) | {"device": device_id, "ended": ended}
@@ -282,6 +284,8 @@ def _moved(
 ) -> Slot:
     check_reason(actor, reason)
     terms.aware(now, "now")
+    if not DEVICE_ID.fullmatch(device_id):
+        raise DeviceNotFound
     with transaction.atomic():
         room.lock(tenant_id)
         device = Device.objects.filter(tenant=tenant_id, device_id=device_id, deleted_at=None).first()

@@ -58,9 +58,13 @@ def instant(rule: Instant, s: str, at: str) -> str:
     return f"greatest(({local}) AT TIME ZONE {s}.time_zone, {at})"
 
 
+def is_cancelled(s: str, main: str) -> str:
+    """Whether `s`, or its main subscription, ends with its term."""
+    return f"({s}.cancel_at_term_end OR coalesce({main}.cancel_at_term_end, false))"
+
+
 def _until(s: str, main: str) -> str:
     """`serves_until` of `s`, where `main` is its main subscription's row, or none."""
-    is_cancelled = f"{s}.cancel_at_term_end OR coalesce({main}.cancel_at_term_end, false)"
     cases = []
     for status in sorted(GRANTS_ACCESS):
         rule = DEADLINES[status]
@@ -69,7 +73,7 @@ def _until(s: str, main: str) -> str:
             cancelled: instant(INSTANTS[becomes], s, at) if becomes in GRANTS_ACCESS else at
             for cancelled, becomes in ((True, rule.if_cancelled), (False, rule.then))
         }
-        cases.append(f"WHEN '{status}' THEN CASE WHEN {is_cancelled} THEN {ends[True]} ELSE {ends[False]} END")
+        cases.append(f"WHEN '{status}' THEN CASE WHEN {is_cancelled(s, main)} THEN {ends[True]} ELSE {ends[False]} END")
     return f"CASE {s}.status {' '.join(cases)} END"
 
 

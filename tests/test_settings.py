@@ -18,6 +18,7 @@ MALFORMED = {
     "SECRET_KEY": ["short"],
     "DEBUG": ["perhaps", "2"],
     "DATABASE_URL": ["nonsense", "mysql://u:p@h/d", "postgres://u:p@h:port/d", "sqlite:///db"],
+    "DATABASE_PREPARES": ["perhaps"],
     "REDIS_URL": ["nonsense", "http://127.0.0.1"],
     "STRIPE_API_BASE": ["api.stripe.com"],
     "STRIPE_LIVE_MODE": ["maybe"],

@@ -11,6 +11,9 @@ from rest_framework.request import Request
 from billing_site.api import keys
 from billing_site.models import ApiKey
 
+INVALID_KEY = "This API key is unknown, expired or revoked."
+NO_KEY = "This takes an API key: Authorization: Bearer tk_…"
+
 
 class MemberSession(SessionAuthentication):
     """Django's session, with CSRF protection. Somebody who is not signed in gets 401, not DRF's 403."""
@@ -40,9 +43,12 @@ class ApiKeyHeader(BaseAuthentication):
         secret = presented(request)
         if secret is None:
             return None
-        key = keys.find(secret, now=timezone.now())
+        now = timezone.now()
+        key = keys.find(secret, now=now)
         if key is None:
-            raise AuthenticationFailed("This API key is unknown, expired or revoked.", code="invalid_api_key")
+            raise AuthenticationFailed(INVALID_KEY, code="invalid_api_key")
+        if not keys.is_noted(key, now=now):
+            keys.note_use(key.pk, now=now)
         return KeyHolder(key), key
 
     def authenticate_header(self, request: Request | HttpRequest) -> str:

@@ -6,8 +6,11 @@ A key looks like `tk_4fzyo82mvyr1_…`: the part between the underscores is its 
 import hashlib
 import secrets
 from collections.abc import Iterable
-from datetime import datetime
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Final
+
+from django.db import InternalError, OperationalError, connection
 
 from billing_site.models import ApiKey
 from subscriptions.models import Tenant
@@ -21,6 +24,12 @@ SCOPES: Final = {
     "snapshot:read": "Fetch signed snapshots.",
     "customer": "Everything that a billing owner may do for the key's tenant: the customer API.",
 }
+NOTED_FOR: Final = timedelta(minutes=1)  # a use within a minute of one that is noted is not: reading stays reading
+
+# The same rules in SQL, of `{key}` at `now`.
+GOOD: Final = "{key}.revoked_at IS NULL AND ({key}.expires_at IS NULL OR %(now)s < {key}.expires_at)"
+NOTED: Final = f"coalesce(%(now)s < {{key}}.last_used_at + interval '{NOTED_FOR.seconds} s', false)"
+
 ALPHABET: Final = "abcdefghijkmnpqrstuvwxyz0123456789"
 
 
@@ -45,3 +54,25 @@ def find(secret: str, *, now: datetime) -> ApiKey | None:
     """The key with this secret, if it is good at `now`. Found by its whole hash: nothing is compared byte by byte."""
     found = ApiKey.objects.select_related("tenant").filter(sha256=digest(secret), revoked_at=None).first()
     return found if found and (found.expires_at is None or now < found.expires_at) else None
+
+
+def missing(scope: str) -> str:
+    return f"This takes an API key with the scope {scope}."
+
+
+def is_noted(key: ApiKey, *, now: datetime) -> bool:
+    return key.last_used_at is not None and now < key.last_used_at + NOTED_FOR
+
+
+_NOTE = f"""
+    UPDATE api_keys SET last_used_at = %(now)s WHERE id = (
+        SELECT id FROM api_keys AS key WHERE id = %(id)s AND NOT {NOTED.format(key="key")}
+           FOR NO KEY UPDATE SKIP LOCKED)"""
+
+
+def note_use(key_id: int, *, now: datetime) -> None:
+    """The key was used; of many who say so at once, one writes it and nobody waits. An answer is not refused because
+    this cannot be written.
+    """
+    with suppress(OperationalError, InternalError), connection.cursor() as cursor:
+        cursor.execute(_NOTE, {"now": now, "id": key_id})

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from billing_site.api import keys
 from billing_site.models import ApiKey
 from subscriptions.models import Member, Tenant
 
@@ -27,7 +28,7 @@ class HasScope(BasePermission):
     """With an API key that has the view's `scope`."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
-        self.message = f"This takes an API key with the scope {view.scope}."  # type: ignore[attr-defined]
+        self.message = keys.missing(view.scope)  # type: ignore[attr-defined]
         return isinstance(request.auth, ApiKey) and view.scope in request.auth.scopes  # type: ignore[attr-defined]
 
 

@@ -3,11 +3,18 @@
 from typing import Any
 
 from django.http import Http404
-from rest_framework import views
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema
+from rest_framework import status, views
+from rest_framework.request import Request
+from rest_framework.response import Response
 
+from billing_site.api import slots as slots_api
 from billing_site.api.authentication import ApiKeyHeader
 from billing_site.api.permissions import HasScope
 from billing_site.models import ApiKey
+from billing_site.provenance import caller_of
+from entitlements import slots
 from subscriptions.models import Tenant
 
 
@@ -27,3 +34,33 @@ class PlatformView(views.APIView):
         if found is None:
             raise Http404
         return found
+
+
+class Devices(PlatformView):
+    """Where devices are made: each that is registered here has a slot."""
+
+    scope = "devices:write"
+    parser_classes = (slots_api.Json,)
+
+    @slots_api.described
+    def post(self, request: Request, tenant: str) -> Response:
+        """Register devices, which claims their slots; one, or up to 1,000. Safe to repeat."""
+        return slots_api.claim(
+            self.tenant(tenant), request.data,
+            actor=caller_of(request), now=timezone.now(), source_id=slots_api.source_of(request),
+        )  # fmt: skip
+
+
+class Device(PlatformView):
+    scope = "devices:write"
+
+    @extend_schema(responses={204: None})
+    def delete(self, request: Request, tenant: str, device_id: str) -> Response:
+        """Forget a device, which releases its slot. 204 also where there is no such device: whoever did not hear the
+        first answer asks again, and wants to be told the same.
+        """
+        slots.delete(
+            self.tenant(tenant).pk, device_id,
+            actor=caller_of(request), now=timezone.now(), source_id=slots_api.source_of(request),
+        )  # fmt: skip
+        return Response(status=status.HTTP_204_NO_CONTENT)
