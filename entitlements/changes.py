@@ -109,7 +109,10 @@ def _read(cursor: str) -> Place:
     match = _CURSOR.fullmatch(text)
     if match is None:
         raise InvalidCursor
-    return Place(match[1], int(match[2]), int(match[3]), int(match[4]))
+    place = Place(match[1], int(match[2]), int(match[3]), int(match[4]))
+    if _written(place) != cursor:  # one place has one cursor
+        raise InvalidCursor
+    return place
 
 
 # --- the feed --------------------------------------------------------------------------------------------------------
@@ -130,7 +133,7 @@ def _rows(source: Source) -> str:
     """The source's next rows: a range of its index, no more than can be on the page."""
     after = _AFTER.format(number=source.number)
     return f"""(
-        SELECT x.transaction_id, {source.number} AS source, x.id, '{source.kind}' AS kind, {source.tenant}, {source.names}
+        SELECT x.transaction_id, {source.number}, x.id, '{source.kind}', {source.tenant}, {source.names}
           FROM (SELECT * FROM {source.table} AS x
                  WHERE (x.transaction_id, x.id) > (%(transaction)s, {after}) AND x.transaction_id < {HORIZON}
                  ORDER BY x.transaction_id, x.id LIMIT %(limit)s) AS x {source.joins})"""

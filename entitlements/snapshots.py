@@ -23,7 +23,7 @@ class Snapshot:
 # The version counts the transactions that had finished when the snapshot was taken: those below its end that were not
 # running. That set only grows, by every commit; and what it has seen is exactly what the statement has seen. There is
 # no counter to write, so none to wait for.
-_VERSION = """
+VERSION = """
     pg_snapshot_xmax(pg_current_snapshot())::text::bigint
       - (SELECT count(*) FROM pg_snapshot_xip(pg_current_snapshot()))"""
 
@@ -32,7 +32,7 @@ _VERSION = """
 _SNAPSHOT = f"""
     ({features.ENTITLEMENTS})
     UNION ALL
-    SELECT 'VERSION', 0, '', '', {_VERSION}, 0, NULL
+    SELECT 'VERSION', 0, '', '', {VERSION}, 0, NULL
     UNION ALL
     SELECT 'HAS', 0, tier.code, f.code, has.amount, CASE f.kind WHEN '{Feature.Kind.SWITCH}' THEN 1 ELSE 0 END, NULL
       FROM device_tiers AS tier LEFT JOIN (tier_features AS has JOIN features AS f ON f.id = has.feature_id)

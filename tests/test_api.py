@@ -48,6 +48,7 @@ EVERY = [STATUS, LIST, ALIAS, HISTORY, ONE, ITS_AUDIT, ITS_FORECAST]
 PLATFORM = "/api/v1/platform/tenants/{tenant}"  # more of these: test_entitlements_api
 ENTITLEMENTS = ["/api/v1/customer/billing/entitlements", f"{PLATFORM}/entitlements"]
 QUOTAS = [f"{PLATFORM}/quotas/{{feature}}/{verb}" for verb in ("consume", "release", "set")]
+EDGE = ["/api/v1/platform/changes", f"{PLATFORM}/snapshot", "/.well-known/jwks.json"]  # test_changes, test_snapshots
 FAR = datetime(2099, 1, 1, tzinfo=UTC)  # no banner speaks of it yet
 
 Get = Callable[..., Any]

@@ -6,7 +6,7 @@ How a copy is kept right with these: docs/edge.md.
 from typing import Any, Final
 
 from django.utils import timezone
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import serializers, views
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
