@@ -98,7 +98,7 @@ ENTITLEMENTS = f"""
      ORDER BY 2, 3"""
 
 
-def said(tenant_id: int, now: datetime, feature: str = "") -> dict[str, object]:
+def said(tenant_id: int, now: datetime, feature: str = "") -> dict[str, Any]:
     """The parameters that `GIVEN` takes. An empty feature: all of them."""
     terms.aware(now, "now")
     return {"tenant": tenant_id, "now": now, "feature": feature, **serving.windows()}
@@ -184,9 +184,7 @@ def _asked_for(feature: str, reason: str) -> Feature:
     return of
 
 
-def _write(
-    statement: str, tenant_id: int, of: Feature, reason: str, actor: Actor, now: datetime, **more: object
-) -> bool:
+def _write(statement: str, tenant_id: int, of: Feature, reason: str, actor: Actor, now: datetime, **more: Any) -> bool:
     terms.aware(now, "now")
     who = {"actor": actor, "request": actor.request_id, "reason": reason}
     with connection.cursor() as cursor:

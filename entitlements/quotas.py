@@ -147,14 +147,14 @@ def _check(operation: Operation, use: Use, feature: str, amount: int) -> None:
         raise QuotaNotInUse(f"{use.used} are in use, fewer than {amount}.", **facts)
 
 
-def _row(statement: str, parameters: Mapping[str, object]) -> Sequence[Any] | None:
+def _row(statement: str, parameters: Mapping[str, Any]) -> Sequence[Any] | None:
     if not connection.in_atomic_block:
         return _fetched(statement, parameters)
     with transaction.atomic():  # a key that was taken is looked up next, which the caller's transaction must outlive
         return _fetched(statement, parameters)
 
 
-def _fetched(statement: str, parameters: Mapping[str, object]) -> Sequence[Any] | None:
+def _fetched(statement: str, parameters: Mapping[str, Any]) -> Sequence[Any] | None:
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
         row: Sequence[Any] | None = cursor.fetchone()
@@ -174,6 +174,7 @@ def forget_old_keys(now: datetime, *, batch_size: int = BATCH) -> int:
     while True:
         with connection.cursor() as cursor:
             cursor.execute(_FORGET, {"before": now - KEYS_ARE_KEPT, "batch": batch_size})
-            forgotten += cursor.rowcount
-            if cursor.rowcount < batch_size:
-                return forgotten
+            deleted: int = cursor.rowcount
+        forgotten += deleted
+        if deleted < batch_size:
+            return forgotten

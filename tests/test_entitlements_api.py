@@ -14,8 +14,8 @@ from entitlements.models import Feature, QuotaOperation, QuotaUsage
 from subscriptions.models import Tenant
 from subscriptions.states import Type
 from tests.builders import ALICE, JAN_1, TenantFactory, giving, subscription
+from tests.history import by, on
 from tests.test_api import FAR, member_of, problem
-from tests.test_slots import GATEWAY
 
 pytestmark = pytest.mark.django_db
 
@@ -39,7 +39,7 @@ def acme() -> Tenant:
     tenant: Tenant = TenantFactory.create(slug="acme")
     subscription(tenant=tenant, plan=giving(slots={"basic": 3}, api=100, sso=True), term=(JAN_1, FAR))
     Feature.objects.create(code="beta", name="Beta", kind=Feature.Kind.SWITCH)
-    slots.assign(tenant.pk, "d-1", "basic", **GATEWAY)
+    slots.assign(tenant.pk, "d-1", "basic", **by(on(1, 10)))
     return tenant
 
 
@@ -98,7 +98,7 @@ def test_the_tag_changes_with_everything_that_the_summary_says(acme: Tenant) -> 
     service = Service()
     tags = [service.get()["ETag"]]
     for change in (
-        lambda: slots.assign(acme.pk, "d-2", "basic", **GATEWAY),
+        lambda: slots.assign(acme.pk, "d-2", "basic", **by(on(1, 10))),
         lambda: service.post("consume", {"amount": 1}),
         lambda: features.override(acme.pk, "beta", 1, reason="asked", expires_at=None, actor=ALICE, now=JAN_1),
         lambda: subscription(Type.TEMPORARY, tenant=acme, term=(JAN_1, FAR - timedelta(days=1))),

@@ -4,11 +4,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection
 
 from entitlements import features, slots
 from entitlements.errors import InvalidAmount, InvalidExpiry, NoSuchFeature
 from entitlements.features import Entitlements, Quota, SlotsOfTier, entitlements_of
+from entitlements.limits import resize
 from entitlements.models import DeviceTier, Feature, FeatureOverride, FeatureOverrideEntry, QuotaUsage
 from subscriptions import lifecycle
 from subscriptions.audit import Actor
@@ -18,7 +19,6 @@ from subscriptions.models import Tenant
 from subscriptions.states import Status, Type
 from tests.builders import ALICE, APR_1, FEB_1, JAN_1, MAR_1, TenantFactory, giving, subscription
 from tests.history import by, in_state, on
-from tests.test_slots import GATEWAY
 
 pytestmark = pytest.mark.django_db
 NOW = on(1, 10)
@@ -55,7 +55,7 @@ def test_the_summary_names_everything_in_order_with_what_is_in_use(acme: Tenant)
     s = subscription(tenant=acme, plan=giving(slots={"basic": 3, "premium": 1}, api=100, sso=True))
     subscription(Type.ADDON, parent=s, plan=giving(Type.ADDON, slots={"basic": 2}))
     DeviceTier.objects.filter(code="basic").update(position=2)
-    slots.assign(acme.pk, "d-1", "basic", **GATEWAY)
+    slots.assign(acme.pk, "d-1", "basic", **by(NOW))
     QuotaUsage.objects.create(tenant=acme, feature=Feature.objects.get(code="api"), used=120)
     assert entitlements_of(acme.pk, NOW) == Entitlements(
         slots=[SlotsOfTier("premium", "Premium", 1, 0), SlotsOfTier("basic", "Basic", 5, 1)],
@@ -64,6 +64,19 @@ def test_the_summary_names_everything_in_order_with_what_is_in_use(acme: Tenant)
         valid_until=on(2, 15),  # the grace period's end, if nobody pays
     )
     assert entitlements_of(acme.pk, NOW).quotas[0].available == 0
+
+
+def test_a_tier_whose_slots_were_all_taken_away_is_not_named(acme: Tenant) -> None:
+    s = subscription(tenant=acme, plan=giving(slots={"basic": 3, "premium": 1}))
+    resize(s.pk, "basic", 0, **by(NOW))
+    assert holds(acme) == [("premium", 1, 0, 1)]
+
+
+def test_what_others_use_is_not_counted(acme: Tenant) -> None:
+    other = subscription(plan=giving(api=100)).tenant
+    QuotaUsage.objects.create(tenant=other, feature=Feature.objects.get(code="api"), used=60)
+    subscription(tenant=acme, plan=giving(api=100))
+    assert [(quota.limit, quota.used) for quota in entitlements_of(acme.pk, NOW).quotas] == [(100, 0)]
 
 
 def test_who_bought_nothing_has_nothing_and_is_told_what_it_has_not(acme: Tenant) -> None:
@@ -125,7 +138,7 @@ def test_one_statement_however_much_there_is(acme: Tenant, django_assert_num_que
     for more in (1, 4):
         for number in range(more):
             subscription(Type.ADDON, parent=main, plan=giving(Type.ADDON, {"basic": 1, f"tier-{more}{number}": 1}))
-            slots.assign(acme.pk, f"d-{more}-{number}", "basic", **GATEWAY)
+            slots.assign(acme.pk, f"d-{more}-{number}", "basic", **by(NOW))
         with django_assert_num_queries(1):
             entitlements_of(acme.pk, NOW)
 
@@ -221,9 +234,9 @@ def test_whoever_follows_changes_sees_an_exception_made_and_ended(ends: bool, ac
 )
 def test_an_exception_that_is_none_is_refused(asked: dict[str, Any], error: type[DomainError], acme: Tenant) -> None:
     subscription(tenant=acme, plan=giving(api=100, sso=True))
-    usual = {"feature": "api", "amount": 5, "reason": "as agreed", "expires_at": None, "actor": ALICE, "now": NOW}
+    usual: dict[str, Any] = {"feature": "api", "amount": 5, "expires_at": None, "reason": "as agreed"}
     with pytest.raises(error):
-        features.override(acme.pk, **usual | asked)
+        features.override(acme.pk, **usual | asked, actor=ALICE, now=NOW)
     assert not FeatureOverride.objects.exists()
     assert not FeatureOverrideEntry.objects.exists()
 
@@ -240,3 +253,13 @@ def test_ending_an_exception_takes_a_reason_and_a_feature(acme: Tenant) -> None:
 def test_a_trial_gives_what_its_plan_gives(acme: Tenant) -> None:
     subscription(Type.TRIAL, tenant=acme, plan=giving(Type.TRIAL, api=10), status=Status.TRIAL)
     assert has(acme) == {"api": 10}
+
+
+@pytest.mark.parametrize("missing", ["actor", "reason"])
+def test_the_history_of_exceptions_says_who_and_why_or_is_not_written(missing: str, acme: Tenant) -> None:
+    subscription(tenant=acme, plan=giving(api=100))
+    grant(acme, "api", 120)
+    entry = FeatureOverrideEntry.objects.get()
+    setattr(entry, missing, "")
+    with pytest.raises(IntegrityError, match="an_override_entry_says_who_and_why"):
+        entry.save()

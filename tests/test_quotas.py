@@ -35,7 +35,8 @@ def acme() -> Tenant:
 
 
 def rows() -> list[dict[str, Any]]:
-    return [row for table in (QuotaUsage, QuotaOperation) for row in table.objects.order_by("pk").values()]
+    counters, keys = QuotaUsage.objects.order_by("pk"), QuotaOperation.objects.order_by("pk")
+    return [dict(row) for row in [*counters.values(), *keys.values()]]
 
 
 @contextmanager

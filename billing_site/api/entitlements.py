@@ -64,8 +64,7 @@ def tagged(request: Request, body: dict[str, Any]) -> HttpResponseBase:
     """The body under a strong ETag that is its own; 304 for whoever has it already (RFC 9110, 13.1.2)."""
     etag = quote_etag(hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32])
     response = Response(body, headers={"ETag": etag, "Cache-Control": "private, no-cache"})
-    answer: HttpResponseBase = get_conditional_response(request._request, etag=etag, response=response)
-    return answer
+    return get_conditional_response(request._request, etag=etag, response=response) or response
 
 
 IF_NONE_MATCH = OpenApiParameter(
