@@ -310,7 +310,11 @@ UNFOLD = {
             },
             {
                 "title": "Staff",
-                "items": [page("Users", "auth_user", "person"), page("Groups", "auth_group", "group")],
+                "items": [
+                    page("Users", "auth_user", "person"),
+                    page("Groups", "auth_group", "group"),
+                    page("API keys", "billing_site_apikey", "key"),
+                ],
             },
         ],
     },

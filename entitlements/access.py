@@ -107,13 +107,14 @@ _FEATURES = f"""
 
 def answers(asked: str, *, more: str = "", whose: str = "true") -> str:
     """The statement that answers `asked`: the columns that `read` reads, after those of `more`."""
+    # OFFSET 0: the reason is found once, not in each column that asks for it.
     order = "ORDER BY question.place" if asked.endswith(MANY) else ""
     return f"""
         SELECT {more} said.reason, tier.code, s.number,
                CASE said.reason WHEN '{Reason.OK}' THEN serving.until
                                 WHEN '{Reason.NOT_STARTED}' THEN s.term_start END,
                CASE said.reason WHEN '{Reason.OK}' THEN {_FEATURES} END
-          FROM {asked} {found(whose)} CROSS JOIN LATERAL (SELECT {_REASON} AS reason) AS said {order}"""
+          FROM {asked} {found(whose)} CROSS JOIN LATERAL (SELECT {_REASON} AS reason OFFSET 0) AS said {order}"""
 
 
 def read(row: Sequence[Any]) -> Access:

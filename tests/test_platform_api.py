@@ -8,6 +8,7 @@ from datetime import timedelta
 from tempfile import TemporaryFile
 from typing import Any
 
+import jsonschema
 import pytest
 from django.db import connection
 from django.test import Client
@@ -22,7 +23,9 @@ from subscriptions.audit import Actor
 from subscriptions.models import Subscription, Tenant
 from tests.builders import JAN_1, TenantFactory, subscription, tier
 from tests.history import by, nothing_changes
-from tests.test_api import FAR, problem
+from tests.test_api import FAR, described, problem
+
+__all__ = ["described"]  # a fixture
 
 pytestmark = pytest.mark.django_db
 
@@ -355,5 +358,39 @@ def test_the_number_of_statements_does_not_grow_with_the_devices(bought: Subscri
     with statements(7):
         provision(client, {"mode": "per_item", "devices": [{"device_id": "m-1", "tier": "basic"}]})
     with statements(7):
-        body = {"mode": "per_item", "devices": [{"device_id": f"m-{n}", "tier": "basic"} for n in range(2, 4)]}
+        body = {"mode": "per_item", "devices": [{"device_id": f"m-{n}", "tier": "basic"} for n in (1, 2)]}
         provision(client, body)
+
+
+# --- the description -------------------------------------------------------------------------------------------------
+
+
+def test_the_description_names_every_path(described: dict[str, Any]) -> None:
+    paths = {
+        path: [*methods] for path, methods in described["paths"].items() if path in (ACCESS, BATCH, DEVICES, DEVICE)
+    }
+    assert paths == {ACCESS: ["get"], BATCH: ["post"], DEVICES: ["post"], DEVICE: ["delete"]}
+    assert {str(described["paths"][path][method]["security"]) for path, (method,) in paths.items()} == {
+        "[{'apiKey': []}]"
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "scope", "body"),
+    [
+        (ACCESS, "get", "access:read", None),
+        (BATCH, "post", "access:read", {"devices": [{"tenant": "acme", "device_id": "d-1"}]}),
+        (DEVICES, "post", "devices:write", {"device_id": "d-2", "tier": "basic"}),
+        (DEVICES, "post", "devices:write", {"devices": [{"device_id": "d 2"}], "mode": "per_item"}),
+    ],
+)
+def test_questions_and_answers_are_what_the_description_says(
+    bought: Subscription, described: dict[str, Any], path: str, method: str, scope: str, body: Any
+) -> None:
+    client, url = with_key(scope), path.format(tenant="acme", device_id="d-1")
+    answer = client.get(url) if body is None else client.post(url, body, content_type="application/json")
+    says = described["paths"][path][method]
+    told = says["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]
+    asked = says["requestBody"]["content"]["application/json"]["schema"] if body else {}
+    for schema, value in [(told, answer.json()), (asked, body)]:
+        jsonschema.Draft202012Validator(schema | {"components": described["components"]}).validate(value)

@@ -57,7 +57,9 @@ def test_also_errors_say_which_request_it_was() -> None:
 
 def test_deliveries_are_answered_before(settings: Any) -> None:
     assert settings.MIDDLEWARE[:2] == ["billing_site.doorbell.doorbell", "billing_site.provenance.provenance"]
-    answer = Client().post(doorbell.PATH, b"{}", content_type="application/json", headers={"X-Request-ID": "r1"})
+    answer = Client().post(
+        doorbell.STRAIGHT[0].begins, b"{}", content_type="application/json", headers={"X-Request-ID": "r1"}
+    )
     assert (answer.status_code, "X-Request-ID" in answer.headers) == (400, False)
 
 

@@ -14,8 +14,10 @@ from django.db import InterfaceError, InternalError, OperationalError, connectio
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
+from rest_framework.views import APIView
 
 from billing_site.api import keys
+from billing_site.api.access_described import AccessOfDevice, AccessOfDevices
 from billing_site.api.authentication import INVALID_KEY, NO_KEY, presented
 from billing_site.api.problems import CONTENT_TYPE, problem
 from entitlements import access
@@ -51,8 +53,8 @@ class Refused(Exception):
 View = Callable[..., HttpResponse]
 
 
-def hot(method: str) -> Callable[[View], View]:
-    """A view of one method that answers every refusal as a problem."""
+def hot(method: str, described: type[APIView]) -> Callable[[View], View]:
+    """A view of one method that answers every refusal as a problem, and reads in the schema like `described`."""
 
     def decorate(view: View) -> View:
         def answer(request: HttpRequest, **kwargs: str) -> HttpResponse:
@@ -69,12 +71,14 @@ def hot(method: str) -> Callable[[View], View]:
             headers = {405: {"Allow": method}, 401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}
             return _json(body, body["status"], CONTENT_TYPE, headers.get(body["status"], {}))
 
-        return csrf_exempt(answer)  # who asks has a key, not a cookie
+        exempt = csrf_exempt(answer)  # who asks has a key, not a cookie
+        exempt.cls, exempt.initkwargs = described, {}  # type: ignore[attr-defined]
+        return exempt
 
     return decorate
 
 
-@hot("GET")
+@hot("GET", AccessOfDevice)
 def access_of_device(request: HttpRequest, tenant: str, device_id: str) -> HttpResponse:
     """200 with the answer, also for a device that nobody knows: that it is not served is one. 404 only where a tenant's
     own key asks for another tenant.
@@ -89,7 +93,7 @@ def access_of_device(request: HttpRequest, tenant: str, device_id: str) -> HttpR
     return _json(_told(tenant, device_id, found, is_tenants))
 
 
-@hot("POST")
+@hot("POST", AccessOfDevices)
 def access_of_devices(request: HttpRequest) -> HttpResponse:
     """200 with an answer for each question, in their order."""
     now = timezone.now()

@@ -13,6 +13,7 @@ from typing import Final
 from django.db import InternalError, OperationalError, connection
 
 from billing_site.models import ApiKey
+from subscriptions.errors import DomainError
 from subscriptions.models import Tenant
 
 SCOPES: Final = {
@@ -30,6 +31,7 @@ NOTED_FOR: Final = timedelta(minutes=1)  # a use within a minute of one that is 
 GOOD: Final = "{key}.revoked_at IS NULL AND ({key}.expires_at IS NULL OR %(now)s < {key}.expires_at)"
 NOTED: Final = f"coalesce(%(now)s < {{key}}.last_used_at + interval '{NOTED_FOR.seconds} s', false)"
 
+LONGEST_NAME: Final = 200
 ALPHABET: Final = "abcdefghijkmnpqrstuvwxyz0123456789"
 
 
@@ -76,3 +78,48 @@ def note_use(key_id: int, *, now: datetime) -> None:
     """
     with suppress(OperationalError, InternalError), connection.cursor() as cursor:
         cursor.execute(_NOTE, {"now": now, "id": key_id})
+
+
+# --- how people make and end one -------------------------------------------------------------------------------------
+
+
+class InvalidKey(DomainError):
+    """A key like this makes no sense."""
+
+    code, http_status = "invalid_key", 400
+
+
+def issue(
+    name: str, scopes: Iterable[str], *, now: datetime, tenant: Tenant | None = None, expires_at: datetime | None = None
+) -> tuple[ApiKey, str]:
+    """`make`, for people. Raises InvalidKey."""
+    check(name, scopes, now=now, tenant=tenant, expires_at=expires_at)
+    return make(name, scopes, tenant=tenant, expires_at=expires_at)
+
+
+def check(
+    name: str, scopes: Iterable[str], *, now: datetime, tenant: Tenant | None = None, expires_at: datetime | None = None
+) -> None:
+    """Raises InvalidKey."""
+    wanted = {*scopes}
+    if not name.strip() or len(name) > LONGEST_NAME:
+        raise InvalidKey(f"A key has a name, of up to {LONGEST_NAME} characters: who holds it.")
+    if unknown := sorted(wanted - SCOPES.keys()):
+        raise InvalidKey(f"There is no scope {', '.join(unknown)}. There are: {', '.join(SCOPES)}.")
+    if not wanted:
+        raise InvalidKey(f"A key without a scope opens nothing. There are: {', '.join(SCOPES)}.")
+    if "customer" in wanted and tenant is None:
+        raise InvalidKey("The scope customer is for a tenant: say which.")
+    if expires_at is not None and expires_at <= now:
+        raise InvalidKey(f"{expires_at.isoformat()} has passed: this key would open nothing.")
+
+
+def revoke(key_id: int, *, now: datetime) -> bool:
+    """From now on the key opens nothing; whether it did until now. Safe to repeat: the first time counts."""
+    return bool(ApiKey.objects.filter(pk=key_id, revoked_at=None).update(revoked_at=now))
+
+
+def state(key: ApiKey, *, now: datetime) -> str:
+    if key.revoked_at is not None:
+        return "revoked"
+    return "expired" if key.expires_at is not None and key.expires_at <= now else "good"
