@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import jsonschema
 import pytest
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
+from billing_site.local.process import wait_until
 from entitlements import bulk, changes, features, limits, slots
 from entitlements.bulk import Wish
 from entitlements.changes import Change
@@ -19,10 +21,10 @@ from subscriptions.models import Plan, Subscription, Tenant
 from subscriptions.states import Type
 from tests.builders import ALICE, FEB_1, TenantFactory, giving, subscription, tier
 from tests.history import by, on
-from tests.processes import wait_until
-from tests.test_api import problem
+from tests.test_api import described, problem, validate
 from tests.test_platform_api import statements, with_key
 
+__all__ = ["described"]  # a fixture
 URL = "/api/v1/platform/changes"
 committing = pytest.mark.django_db(transaction=True)
 GATEWAY: dict[str, Any] = {"actor": ALICE, "now": on(1, 10), "reason": "as agreed"}
@@ -308,3 +310,21 @@ def test_a_page_reads_ranges_of_indexes_however_many_rows_there_are(acme: Tenant
         plan = "\n".join(row[0] for row in cursor.fetchall())
     assert "Index Scan using devices_by_change" in plan
     assert "Index Cond: ((ROW(transaction_id, id) > ROW(7, '7'::bigint)) AND (transaction_id < " in plan
+
+
+# --- the description -------------------------------------------------------------------------------------------------
+
+
+@committing
+def test_an_answer_is_what_the_description_says(bought: Subscription, described: dict[str, Any]) -> None:
+    client, before = with_key("changes:read"), begun()
+    slots.assign(bought.tenant_id, "d-1", "basic", **GATEWAY)
+    lifecycle.suspend(bought.pk, **by(on(1, 11)))
+    tier("premium")
+    settle()
+    answer = client.get(URL, {"after": before}).json()
+    assert [change["kind"] for change in answer["changes"]] == ["device", "subscription", "catalogue"]
+    validate(answer, described, URL)
+    with pytest.raises(jsonschema.ValidationError):
+        validate(answer | {"changes": [answer["changes"][0] | {"kind": "nonsense"}]}, described, URL)
+    assert described["paths"][URL]["get"]["security"] == [{"apiKey": []}]

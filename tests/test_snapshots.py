@@ -10,6 +10,7 @@ from io import StringIO
 from threading import Event
 from typing import Any
 
+import jsonschema
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -30,9 +31,10 @@ from subscriptions.models import Subscription, Tenant
 from subscriptions.states import Type
 from tests.builders import ALICE, FEB_1, JAN_1, TenantFactory, giving, subscription, tier
 from tests.history import by, on
-from tests.test_api import FAR, problem
+from tests.test_api import FAR, described, problem
 from tests.test_platform_api import statements, with_key
 
+__all__ = ["described"]  # a fixture
 pytestmark = pytest.mark.django_db
 
 URL, KEYS = "/api/v1/platform/tenants/{tenant}/snapshot", "/.well-known/jwks.json"
@@ -284,7 +286,7 @@ def test_the_version_grows_with_every_commit_and_never_falls(bought: Subscriptio
         for reading in readers:
             seen = reading.result()
             assert seen == sorted(seen)
-            counts = {}
+            counts: dict[int, int] = {}
             for number, count in seen:
                 assert counts.setdefault(number, count) == count, "one version, two contents"
     assert version(bought.tenant) >= before + 120
@@ -311,3 +313,14 @@ def test_the_end_of_the_term_ends_the_snapshot_of_its_devices(acme: Tenant) -> N
     just_before = snapshot_of(acme.pk, FEB_1 - timedelta(microseconds=1))
     assert (just_before.devices, just_before.entitlements.valid_until) == ({"d-1": "basic"}, FEB_1)
     assert snapshot_of(acme.pk, FEB_1).devices == {}
+
+
+# --- the description -------------------------------------------------------------------------------------------------
+
+
+def test_the_description_says_what_is_answered_and_to_whom(described: dict[str, Any]) -> None:
+    snapshot, keys = described["paths"][URL]["get"], described["paths"][KEYS]["get"]
+    assert snapshot["responses"]["200"]["content"] == {"application/jose": {"schema": {"type": "string"}}}
+    assert (snapshot["security"], keys.get("security")) == ([{"apiKey": []}], None)  # everybody
+    schema = keys["responses"]["200"]["content"]["application/jwk-set+json"]["schema"]
+    jsonschema.validate(published(), schema | {"components": described["components"]})

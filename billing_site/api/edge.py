@@ -62,7 +62,7 @@ class Changes(PlatformView):
         asked = Asked(data=request.query_params)
         asked.is_valid(raise_exception=True)
         after, limit = asked.validated_data.get("after"), asked.validated_data["limit"]
-        page = changes.changes(after, limit=limit, tenant_id=request.auth.tenant_id) if after else changes.beginning()
+        page = changes.changes(after, limit=limit, tenant_id=self.key.tenant_id) if after else changes.beginning()
         return Response(ChangesSerializer(page).data, headers={"Cache-Control": "no-store"})
 
 
