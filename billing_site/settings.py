@@ -3,6 +3,7 @@
 A variable that is missing or malformed ends the process with one line that names it. `.env.example` explains each.
 """
 
+import base64
 import sys
 import warnings
 from collections.abc import Callable
@@ -59,6 +60,14 @@ def numbers(name: str) -> list[int]:
     return [int(word) for word in words(name)]
 
 
+def ed25519_seeds(name: str) -> list[bytes]:
+    """base64url, strictly: Python's own skips over letters that it does not know."""
+    found = [base64.b64decode(word + "=" * (-len(word) % 4), altchars=b"-_", validate=True) for word in words(name)]
+    if not found or len(set(found)) < len(found) or any(len(seed) != 32 for seed in found):
+        raise ValueError(name)
+    return found
+
+
 def positive(value: float) -> bool:
     return 0 < value <= 86_400
 
@@ -92,6 +101,8 @@ NOTICE_DAYS = read("NOTICE_DAYS", numbers, [30], valid=lambda many: bool(many) a
 LIFECYCLE_INTERVAL_SECONDS = read("LIFECYCLE_INTERVAL_SECONDS", env.float, 60.0, valid=positive)
 INBOX_SWEEP_SECONDS = read("INBOX_SWEEP_SECONDS", env.float, 15.0, valid=positive)
 INBOX_LEASE_SECONDS = read("INBOX_LEASE_SECONDS", env.float, 60.0, valid=positive)
+SNAPSHOT_KEYS = read("SNAPSHOT_KEYS", ed25519_seeds, [])
+SNAPSHOT_SECONDS = read("SNAPSHOT_SECONDS", env.int, 900, valid=positive)
 CHECKOUT_ALLOWED_HOSTS = read("CHECKOUT_ALLOWED_HOSTS", words, [])
 
 # Where the demo's other pages are; set by `make demo`.

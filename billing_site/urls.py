@@ -6,7 +6,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from billing_site import ops, pages
-from billing_site.api import access, customer, devices, entitlements, platform
+from billing_site.api import access, customer, devices, edge, entitlements, platform
 from webhooks.intake import stripe_webhook
 
 # dj-stripe's admin registers endpoints at Stripe under this name; its own view stays unmounted: 33 statements
@@ -33,6 +33,8 @@ api = [
     path("platform/tenants/<slug:tenant>/quotas/<slug:feature>/consume", entitlements.Consume.as_view()),
     path("platform/tenants/<slug:tenant>/quotas/<slug:feature>/release", entitlements.Release.as_view()),
     path("platform/tenants/<slug:tenant>/quotas/<slug:feature>/set", entitlements.SetGauge.as_view()),
+    path("platform/changes", edge.Changes.as_view(), name="changes"),
+    path("platform/tenants/<slug:tenant>/snapshot", edge.Snapshot.as_view(), name="snapshot"),
     path("platform/access", access.access_of_devices, name="access_of_devices"),
     path("platform/tenants/<str:tenant>/devices/<str:device_id>/access", access.access_of_device, name="access"),
     path("platform/tenants/<slug:tenant>/devices", platform.Devices.as_view(), name="platform_devices"),
@@ -43,6 +45,7 @@ urlpatterns = [
     path("webhook/stripe", stripe_webhook, name="stripe_webhook"),
     path("webhook/stripe/", include(registered_endpoints, namespace="djstripe")),
     path("api/v1/", include(api)),
+    path(".well-known/jwks.json", edge.Jwks.as_view(), name="jwks"),
     path("api/schema", SpectacularAPIView.as_view(permission_classes=[]), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema", permission_classes=[]), name="docs"),
     path("admin/", admin.site.urls),

@@ -121,3 +121,15 @@ class KeyReused(DomainError):
     """This idempotency key has been used for something else."""
 
     code, http_status = "idempotency_key_reused", 422
+
+
+class InvalidCursor(DomainError):
+    """This is not a cursor of this feed."""
+
+    code, http_status = "invalid_cursor", 400
+
+
+class CursorExpired(DomainError):
+    """This cursor is of another history of the database: begin without one, and read everything anew."""
+
+    code, http_status = "cursor_expired", 410

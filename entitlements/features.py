@@ -4,6 +4,7 @@ Numbers add, and one switch that is on is enough. An exception stands in place o
 by itself. Whoever has no subscription that serves has nothing, exceptions or not: they amend plans and replace none.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -81,7 +82,7 @@ GIVEN = f"""
          WHERE %(feature)s IN ('', features.code)
     )"""
 
-_ENTITLEMENTS = f"""
+ENTITLEMENTS = f"""
     WITH {GIVEN}
     SELECT 'TIER' AS what, tier.position, tier.code, tier.name, sum(a.slot_limit), sum(a.slots_used), NULL::timestamptz
       FROM own JOIN tier_allocations AS a ON a.subscription_id = own.id AND a.is_open
@@ -106,8 +107,12 @@ def said(tenant_id: int, now: datetime, feature: str = "") -> dict[str, Any]:
 def entitlements_of(tenant_id: int, now: datetime) -> Entitlements:
     """What the tenant may use at `now`. One statement, which reads counters and counts no devices."""
     with connection.cursor() as cursor:
-        cursor.execute(_ENTITLEMENTS, said(tenant_id, now))
-        rows = cursor.fetchall()
+        cursor.execute(ENTITLEMENTS, said(tenant_id, now))
+        return read(cursor.fetchall())
+
+
+def read(rows: Sequence[Sequence[Any]]) -> Entitlements:
+    """What the rows of `ENTITLEMENTS` say; others may be among them."""
     valid_until = next(until for what, *_, until in rows if what == "UNTIL")
     kinds = Feature.Kind
     return Entitlements(

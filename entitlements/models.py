@@ -20,7 +20,6 @@ class DeviceTier(models.Model):
     is_default = models.BooleanField(
         default=False, db_default=False, help_text="What a device gets where nobody says which tier."
     )
-    transaction_id = models.BigIntegerField(db_default=THIS_TRANSACTION, editable=False)  # used by: changes
 
     class Meta:
         db_table = "device_tiers"
@@ -262,6 +261,9 @@ class FeatureOverride(models.Model):
 
     class Meta:
         db_table = "feature_overrides"
+        indexes: ClassVar = [
+            models.Index(name="overrides_by_change", fields=["transaction_id", "id"])  # used by: changes
+        ]
         constraints: ClassVar = [
             models.UniqueConstraint(name="one_override_per_tenant_and_feature", fields=["tenant", "feature"]),
             models.CheckConstraint(name="an_override_has_a_reason", condition=~Q(reason="")),
@@ -293,6 +295,24 @@ class FeatureOverrideEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.tenant}: {self.feature} = {self.amount}, by {self.actor}"
+
+
+class CatalogueChange(models.Model):
+    """That a transaction changed what everybody's entitlements stand on: tiers, features, what plans and tiers give.
+    Written by triggers (migration 0006), so that no way to write the catalogue forgets it.
+    """
+
+    transaction_id = models.BigIntegerField(db_default=THIS_TRANSACTION, editable=False)
+    table = models.CharField(max_length=32, help_text="Which of the catalogue's tables.")
+
+    class Meta:
+        db_table = "catalogue_changes"
+        constraints: ClassVar = [  # used by: changes, too
+            models.UniqueConstraint(name="one_change_per_transaction_and_table", fields=["transaction_id", "table"])
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.table} in {self.transaction_id}"
 
 
 class QuotaUsage(models.Model):

@@ -57,6 +57,7 @@ OF_DEVICES = {  # held to the description in test_devices_api
     "/api/v1/customer/device-tiers": ["get"],
     f"{ONE}/devices": ["get"],
 }
+EDGE = ["/api/v1/platform/changes", f"{PLATFORM}/snapshot", "/.well-known/jwks.json"]  # test_changes, test_snapshots
 FAR = datetime(2099, 1, 1, tzinfo=UTC)  # no banner speaks of it yet
 OF_THE_PLATFORM = {  # held to the description in test_platform_api
     "/api/v1/platform/access": ["post"],
@@ -610,14 +611,9 @@ def test_the_monthly_total_is_whole_minor_units_per_currency(
 # --- the description -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def described() -> dict[str, Any]:
-    return openapi.document()
-
-
-def test_the_description_names_every_path(described: dict[str, Any]) -> None:
-    assert {path: list(methods) for path, methods in described["paths"].items()} == {
-        url: ["get"] for url in [*EVERY, *ENTITLEMENTS]
+def test_the_description_names_every_path() -> None:
+    assert {path: list(methods) for path, methods in openapi.document()["paths"].items()} == {
+        url: ["get"] for url in [*EVERY, *ENTITLEMENTS, *EDGE]
     } | {url: ["post"] for url in QUOTAS} | OF_DEVICES | OF_THE_PLATFORM  # fmt: skip
 
 

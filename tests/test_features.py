@@ -146,7 +146,7 @@ def test_one_statement_however_much_there_is(acme: Tenant, django_assert_num_que
 def test_it_reads_counters_and_no_devices(acme: Tenant) -> None:
     """So 10,000 devices cost what 10 cost."""
     with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN {features._ENTITLEMENTS}", features.said(acme.pk, NOW))
+        cursor.execute(f"EXPLAIN {features.ENTITLEMENTS}", features.said(acme.pk, NOW))
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert "tier_allocations" in plan
     assert "devices" not in plan

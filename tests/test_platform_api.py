@@ -21,11 +21,10 @@ from entitlements.models import Device, Feature, SlotAssignment, TierFeature
 from subscriptions import lifecycle
 from subscriptions.audit import Actor
 from subscriptions.models import Subscription, Tenant
+from tests import openapi
 from tests.builders import JAN_1, TenantFactory, subscription, tier
 from tests.history import by, nothing_changes
-from tests.test_api import FAR, described, problem
-
-__all__ = ["described"]  # a fixture
+from tests.test_api import FAR, problem
 
 pytestmark = pytest.mark.django_db
 
@@ -365,12 +364,14 @@ def test_the_number_of_statements_does_not_grow_with_the_devices(bought: Subscri
 # --- the description -------------------------------------------------------------------------------------------------
 
 
-def test_the_description_names_every_path(described: dict[str, Any]) -> None:
+def test_the_description_names_every_path() -> None:
     paths = {
-        path: [*methods] for path, methods in described["paths"].items() if path in (ACCESS, BATCH, DEVICES, DEVICE)
+        path: [*methods]
+        for path, methods in openapi.document()["paths"].items()
+        if path in (ACCESS, BATCH, DEVICES, DEVICE)
     }
     assert paths == {ACCESS: ["get"], BATCH: ["post"], DEVICES: ["post"], DEVICE: ["delete"]}
-    assert {str(described["paths"][path][method]["security"]) for path, (method,) in paths.items()} == {
+    assert {str(openapi.document()["paths"][path][method]["security"]) for path, (method,) in paths.items()} == {
         "[{'apiKey': []}]"
     }
 
@@ -385,12 +386,12 @@ def test_the_description_names_every_path(described: dict[str, Any]) -> None:
     ],
 )
 def test_questions_and_answers_are_what_the_description_says(
-    bought: Subscription, described: dict[str, Any], path: str, method: str, scope: str, body: Any
+    bought: Subscription, path: str, method: str, scope: str, body: Any
 ) -> None:
     client, url = with_key(scope), path.format(tenant="acme", device_id="d-1")
     answer = client.get(url) if body is None else client.post(url, body, content_type="application/json")
-    says = described["paths"][path][method]
+    says = openapi.document()["paths"][path][method]
     told = says["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]
     asked = says["requestBody"]["content"]["application/json"]["schema"] if body else {}
     for schema, value in [(told, answer.json()), (asked, body)]:
-        jsonschema.Draft202012Validator(schema | {"components": described["components"]}).validate(value)
+        jsonschema.Draft202012Validator(schema | {"components": openapi.document()["components"]}).validate(value)

@@ -31,6 +31,8 @@ MALFORMED = {
     "LIFECYCLE_INTERVAL_SECONDS": ["0", "-1", "nan", "inf", "x"],
     "INBOX_SWEEP_SECONDS": ["0", "x"],
     "INBOX_LEASE_SECONDS": ["0", "x"],
+    "SNAPSHOT_KEYS": ["c2hvcnQ", "not a key", ",", f"{'A' * 43},{'A' * 43}"],
+    "SNAPSHOT_SECONDS": ["0", "-1", "1.5", "x", "86401"],
 }
 REQUIRED = ["SECRET_KEY", "DATABASE_URL", "REDIS_URL"]
 

@@ -15,7 +15,6 @@ from billing_site.admin.views import Found, link, when
 from billing_site.provenance import actor_of
 from entitlements.features import end_override, override
 from entitlements.models import DeviceTier, Feature, FeatureOverride, PlanFeature, PlanSlots, TierFeature
-from subscriptions.models import THIS_TRANSACTION
 
 
 class NeverDeleted:
@@ -81,11 +80,6 @@ class DeviceTierAdmin(NeverDeleted, CodeStays, Found):
 
     def get_prepopulated_fields(self, request: HttpRequest, obj: Any = None) -> dict[str, Any]:
         return {} if obj else self.prepopulated_fields
-
-    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        """Readers of `changes` go by the tier's transaction, also where only its features changed."""
-        super().save_related(request, form, formsets, change)
-        DeviceTier.objects.filter(pk=form.instance.pk).update(transaction_id=THIS_TRANSACTION)
 
 
 @admin.register(Feature)

@@ -17,7 +17,7 @@ from rest_framework.response import Response
 from billing_site.api.permissions import tenant_of
 from billing_site.api.platform import PlatformView
 from entitlements import quotas
-from entitlements.features import MOST, entitlements_of
+from entitlements.features import MOST, Entitlements, entitlements_of
 from subscriptions.models import Tenant
 
 
@@ -52,9 +52,12 @@ class EntitlementsSerializer(serializers.Serializer[Any]):
 
 def summary(tenant: Tenant) -> dict[str, Any]:
     """What the tenant may use now, as the API says it: nothing in it tells when it was read."""
-    its = entitlements_of(tenant.pk, timezone.now())
-    said = {"tenant": tenant.slug, "slots": its.slots, "switches": its.switches, "quotas": its.quotas}
-    return dict(EntitlementsSerializer(said | {"valid_until": its.valid_until}).data)
+    return said(tenant.slug, entitlements_of(tenant.pk, timezone.now()))
+
+
+def said(tenant: str, its: Entitlements) -> dict[str, Any]:
+    of = {"tenant": tenant, "slots": its.slots, "switches": its.switches, "quotas": its.quotas}
+    return dict(EntitlementsSerializer(of | {"valid_until": its.valid_until}).data)
 
 
 def tagged(request: Request, body: dict[str, Any]) -> HttpResponseBase:

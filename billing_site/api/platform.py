@@ -25,11 +25,15 @@ class PlatformView(views.APIView):
     permission_classes = (HasScope,)
     scope = ""
 
-    def tenant(self, slug: str) -> Tenant:
-        """The tenant that the URL names; 404 where there is none, or where the key is another tenant's."""
+    @property
+    def key(self) -> ApiKey:
         key: Any = self.request.auth
         assert isinstance(key, ApiKey), "HasScope comes first"
-        of_key = {} if key.tenant_id is None else {"pk": key.tenant_id}
+        return key
+
+    def tenant(self, slug: str) -> Tenant:
+        """The tenant that the URL names; 404 where there is none, or where the key is another tenant's."""
+        of_key = {} if self.key.tenant_id is None else {"pk": self.key.tenant_id}
         found = Tenant.objects.filter(slug=slug, **of_key).first()
         if found is None:
             raise Http404
