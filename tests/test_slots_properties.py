@@ -207,4 +207,4 @@ def with_room(tenant_id: int, now: Any) -> set[str]:
 
 
 def test_no_slot_is_ever_lost_oversold_or_left_empty_while_a_device_waits_for_it() -> None:
-    run_state_machine_as_test(Slots, settings=settings(max_examples=20, stateful_step_count=25, deadline=None))
+    run_state_machine_as_test(Slots, settings=settings(max_examples=12, stateful_step_count=25, deadline=None))

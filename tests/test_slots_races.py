@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
 from django.db.utils import IntegrityError
 
-from entitlements import bulk, limits, slots, verify
+from entitlements import bulk, imports, limits, slots, verify
 from entitlements.bulk import Wish
 from entitlements.errors import NoFreeSlot
 from entitlements.follow import catch_up, follow
@@ -138,7 +139,6 @@ class Fleet:
         self.big, self.small = selling({"basic": 150}, Type.ADDON), selling({"basic": 100}, Type.ADDON)
         self.addon = subscription(Type.ADDON, parent=self.main, plan=self.big)
         self.event = subscription(Type.TEMPORARY, tenant=self.main.tenant, slots={"basic": 50})
-        self.most = 0
 
     def someone(self, dice: random.Random) -> str:
         return f"d-{dice.randrange(700)}"
@@ -171,11 +171,12 @@ class Fleet:
         lifecycle.suspend(self.event.pk, **by(NOW))
         lifecycle.activate(self.event.pk, **by(NOW))
 
-    def follows(self, dice: random.Random) -> None:
+    def imports(self, dice: random.Random) -> None:
+        devices = "\n".join(sorted({self.someone(dice) for _ in range(30)}))
+        lines = imports.read(BytesIO(devices.encode()), "basic").lines
+        if not imports.check(self.tenant, lines, now=NOW).failures:
+            imports.write(self.tenant, lines, actor=BY["actor"], now=lambda: NOW)
         catch_up(now=NOW)
-
-    def counts(self, dice: random.Random) -> None:
-        self.most = max(self.most, in_use(self.main)[1])
 
 
 def storm(fleet: Fleet, *callers: tuple[Callable[[random.Random], None], int]) -> list[Exception]:
@@ -198,8 +199,8 @@ def storm(fleet: Fleet, *callers: tuple[Callable[[random.Random], None], int]) -
 
 def test_sixteen_callers_on_every_path_never_have_more_devices_than_slots_nor_meet_a_deadlock() -> None:
     f = Fleet()
-    callers = [(f.singles, 60)] * 5 + [(f.many, 8)] * 3 + [(f.moves, 25)] * 2 + [(f.releases, 25)] * 2
-    one_each = [(f.resizes, 8), (f.stripe_changes_the_plan, 8), (f.suspends, 8), (f.follows, 8)]
+    callers = [(f.singles, 40)] * 5 + [(f.many, 6)] * 3 + [(f.moves, 20)] * 2 + [(f.releases, 20)] * 2
+    one_each = [(f.resizes, 6), (f.stripe_changes_the_plan, 6), (f.suspends, 6), (f.imports, 4)]
     assert storm(f, *callers, *one_each) == []
     limits.resize(f.main.pk, "basic", 300, **by(NOW))
     follow_plan(f, f.big)
