@@ -14,7 +14,7 @@ import pytest
 from django.db import connection, transaction
 from django.db.utils import IntegrityError
 
-from entitlements import bulk, limits, slots, verify
+from entitlements import bulk, imports, limits, slots, verify
 from entitlements.bulk import Wish
 from entitlements.errors import NoFreeSlot
 from entitlements.follow import catch_up, follow
@@ -174,6 +174,10 @@ class Fleet:
     def follows(self, dice: random.Random) -> None:
         catch_up(now=NOW)
 
+    def imports(self, dice: random.Random) -> None:
+        lines = [imports.Line(n, f"d-{device}", "basic") for n, device in enumerate(dice.sample(range(700), 40), 1)]
+        imports.write(self.tenant, lines, actor=BY["actor"], now=lambda: NOW)
+
     def counts(self, dice: random.Random) -> None:
         self.most = max(self.most, in_use(self.main)[1])
 
@@ -198,9 +202,13 @@ def storm(fleet: Fleet, *callers: tuple[Callable[[random.Random], None], int]) -
 
 def test_sixteen_callers_on_every_path_never_have_more_devices_than_slots_nor_meet_a_deadlock() -> None:
     f = Fleet()
-    callers = [(f.singles, 60)] * 5 + [(f.many, 8)] * 3 + [(f.moves, 25)] * 2 + [(f.releases, 25)] * 2
+    callers = (
+        [(f.singles, 60)] * 5 + [(f.many, 8)] * 2 + [(f.imports, 8)] + [(f.moves, 25)] * 2 + [(f.releases, 25)] * 2
+    )
     one_each = [(f.resizes, 8), (f.stripe_changes_the_plan, 8), (f.suspends, 8), (f.follows, 8)]
-    assert storm(f, *callers, *one_each) == []
+    assert len(callers) + len(one_each) == 16
+    assert storm(f, *callers, *one_each, (f.counts, 40)) == []
+    assert 0 < f.most <= 500
     limits.resize(f.main.pk, "basic", 300, **by(NOW))
     follow_plan(f, f.big)
     bulk.assign_many(f.tenant, [Wish(f"d-{n}", "basic") for n in range(700)], all_or_nothing=False, **BY)
