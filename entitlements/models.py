@@ -274,7 +274,9 @@ class FeatureOverride(models.Model):
 
 
 class FeatureOverrideEntry(models.Model):
-    """The history of a tenant's exceptions: who made or ended one, why, and what it said from then on."""
+    """The history of a tenant's exceptions: who made or ended one, why, and what it said from then on. It only
+    grows (the trigger is in migration 0007).
+    """
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+", db_index=False)
     feature = models.ForeignKey(Feature, on_delete=models.PROTECT, related_name="+", db_index=False)

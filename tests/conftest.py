@@ -17,6 +17,7 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
         cursor.execute("ALTER TABLE subscription_audit DISABLE TRIGGER the_audit_is_never_emptied")
         cursor.execute("ALTER TABLE audit_seals DISABLE TRIGGER seals_are_never_emptied")
         cursor.execute("ALTER TABLE slot_assignments DISABLE TRIGGER assignments_are_never_emptied")
+        cursor.execute("ALTER TABLE feature_override_entries DISABLE TRIGGER override_entries_are_never_emptied")
 
 
 def _empty_filled_tables(test: TransactionTestCase) -> None:
@@ -28,7 +29,7 @@ def _empty_filled_tables(test: TransactionTestCase) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(" UNION ALL ".join(f"SELECT '{t}' WHERE EXISTS (SELECT FROM {t})" for t in sorted(tables)))
         filled = {table for (table,) in cursor.fetchall()}
-        append_only = {"subscription_audit", "audit_seals", "slot_assignments"}
+        append_only = {"subscription_audit", "audit_seals", "slot_assignments", "feature_override_entries"}
         for table in sorted(filled & append_only):
             cursor.execute(f"TRUNCATE {table}")
         if "tier_allocations" in filled:  # without evidence: it is gone already

@@ -10,7 +10,16 @@ from typing import Any, TypeVar
 import pytest
 from django.db import connection, transaction
 
-from entitlements.models import Device, SlotAssignment, TierAllocation
+from entitlements import verify
+from entitlements.models import (
+    Device,
+    FeatureOverride,
+    FeatureOverrideEntry,
+    QuotaOperation,
+    QuotaUsage,
+    SlotAssignment,
+    TierAllocation,
+)
 from subscriptions import lifecycle, sweep
 from subscriptions.errors import DomainError
 from subscriptions.lifecycle import CancelAt
@@ -19,7 +28,10 @@ from subscriptions.states import EndReason, Status
 from tests.builders import ALICE, subscription
 
 T = TypeVar("T")
-WRITTEN: tuple[type[Any], ...] = (Subscription, AuditEntry, TierAllocation, SlotAssignment, Device)
+WRITTEN: tuple[type[Any], ...] = (
+    Subscription, AuditEntry, TierAllocation, SlotAssignment, Device,
+    FeatureOverride, FeatureOverrideEntry, QuotaUsage, QuotaOperation,
+)  # fmt: skip
 
 
 def on(month: int, day: int, hour: int = 0, minute: int = 0) -> datetime:
@@ -99,6 +111,11 @@ def written() -> list[Mapping[str, Any]]:
     return [row for table in WRITTEN for row in table.objects.order_by("pk").values()]
 
 
+def broken() -> list[verify.Broken]:
+    """Rows that break a rule of slots, long after the server's clock recorded what is in the audit."""
+    return [*verify.verify(now=datetime(2100, 1, 1, tzinfo=UTC))]
+
+
 @contextmanager
 def nothing_changes() -> Iterator[None]:
     before = written()
@@ -110,7 +127,7 @@ def nothing_changes() -> Iterator[None]:
 def refused(error: type[DomainError], match: str = "") -> Iterator[None]:
     """A verb refuses, and had written nothing when it did: its transaction is still open here, and would show it."""
     with nothing_changes():
-        with pytest.raises(error, match=match):
+        with pytest.raises(error, match=match or None):
             yield
         transaction.set_rollback(False)
 

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection
+from django.db import connection
 
 from entitlements import features, slots
 from entitlements.errors import InvalidAmount, InvalidExpiry, NoSuchFeature
@@ -253,13 +253,3 @@ def test_ending_an_exception_takes_a_reason_and_a_feature(acme: Tenant) -> None:
 def test_a_trial_gives_what_its_plan_gives(acme: Tenant) -> None:
     subscription(Type.TRIAL, tenant=acme, plan=giving(Type.TRIAL, api=10), status=Status.TRIAL)
     assert has(acme) == {"api": 10}
-
-
-@pytest.mark.parametrize("missing", ["actor", "reason"])
-def test_the_history_of_exceptions_says_who_and_why_or_is_not_written(missing: str, acme: Tenant) -> None:
-    subscription(tenant=acme, plan=giving(api=100))
-    grant(acme, "api", 120)
-    entry = FeatureOverrideEntry.objects.get()
-    setattr(entry, missing, "")
-    with pytest.raises(IntegrityError, match="an_override_entry_says_who_and_why"):
-        entry.save()

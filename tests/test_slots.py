@@ -4,17 +4,14 @@ from typing import Any
 
 import pytest
 
-from entitlements import slots
-from entitlements.errors import (
-    NoFreeSlot,
-    TierDiffers,
-)
+from entitlements import limits, slots
+from entitlements.errors import DeviceNotFound, NoFreeSlot, NoSuchTier, NotAssigned, TierDiffers
 from entitlements.models import Device, SlotAssignment
 from subscriptions.audit import Actor
 from subscriptions.models import Subscription
 from subscriptions.states import Type
 from tests.builders import subscription
-from tests.history import on
+from tests.history import by, nothing_changes, on, refused
 
 pytestmark = pytest.mark.django_db
 NOW = on(1, 10)
@@ -52,19 +49,71 @@ def test_the_slot_after_the_last_is_refused_with_numbers_and_with_what_would_hel
     assert not Device.objects.filter(device_id="d-2").exists()
 
 
-def test_release_and_everything_else() -> None:
+def test_a_device_that_is_released_gives_its_slot_back_and_stays_registered() -> None:
+    s = subscription(slots={"basic": 1})
+    slots.assign(s.tenant_id, "d-1", "basic", **GATEWAY)
+    assert slots.release(s.tenant_id, "d-1", reason="dismantled", **GATEWAY)
+    left = SlotAssignment.objects.get()
+    assert (left.ended, left.released_by, left.released_at, left.end_reason) == (
+        "released", "apikey:3", NOW, "dismantled")  # fmt: skip
+    assert (used(s), Device.objects.get().deleted_at) == ({"basic": (0, 1)}, None)
+    assert not slots.release(s.tenant_id, "d-1", **GATEWAY)
+
+
+def test_a_device_that_nobody_registered_is_released_moved_and_changed_by_nobody() -> None:
+    s = subscription(slots={"basic": 1})
+    with refused(DeviceNotFound):
+        slots.release(s.tenant_id, "d-1", **GATEWAY)
+    with refused(DeviceNotFound):
+        slots.move(s.tenant_id, "d-1", s.pk, **GATEWAY)
+    with refused(DeviceNotFound):
+        slots.change_tier(s.tenant_id, "d-1", "basic", **GATEWAY)
+    with nothing_changes():
+        assert not slots.delete(s.tenant_id, "d-1", **GATEWAY)
+
+
+def test_to_assign_another_tier_is_refused_and_to_change_the_tier_does_it() -> None:
     s = subscription(slots={"basic": 1, "premium": 1})
     slots.assign(s.tenant_id, "d-1", "basic", **GATEWAY)
-    assert slots.release(s.tenant_id, "d-1", **GATEWAY)
-    assert used(s)["basic"] == (0, 1)
-    slots.assign(s.tenant_id, "d-1", "basic", **GATEWAY)
-    with pytest.raises(TierDiffers):
+    with refused(TierDiffers, "d-1 has a slot of the tier basic"):
         slots.assign(s.tenant_id, "d-1", "premium", **GATEWAY)
-    slots.change_tier(s.tenant_id, "d-1", "premium", **GATEWAY)
+    assert slots.change_tier(s.tenant_id, "d-1", "premium", **GATEWAY).tier == "premium"
     assert used(s) == {"basic": (0, 1), "premium": (1, 1)}
-    addon = subscription(Type.ADDON, parent=s, slots={"premium": 3})
-    slots.move(s.tenant_id, "d-1", addon.pk, **GATEWAY)
-    assert (used(s)["premium"], used(addon)) == ((0, 1), {"premium": (1, 3)})
-    assert slots.delete(s.tenant_id, "d-1", **GATEWAY)
-    assert not slots.delete(s.tenant_id, "d-2", **GATEWAY)
+
+
+def test_who_changes_into_a_tier_without_room_or_that_there_is_not_keeps_its_slot() -> None:
+    s = subscription(slots={"basic": 1, "premium": 1})
     slots.assign(s.tenant_id, "d-1", "basic", **GATEWAY)
+    slots.assign(s.tenant_id, "d-2", "premium", **GATEWAY)
+    with refused(NoFreeSlot, "1 of 1 slots of the tier premium"):
+        slots.change_tier(s.tenant_id, "d-1", "premium", **GATEWAY)
+    with refused(NoSuchTier, "no device tier golden"):
+        slots.change_tier(s.tenant_id, "d-1", "golden", **GATEWAY)
+
+
+def test_a_device_is_moved_into_a_slot_of_another_subscription() -> None:
+    s = subscription(slots={"premium": 1})
+    addon = subscription(Type.ADDON, parent=s, slots={"premium": 3})
+    slots.assign(s.tenant_id, "d-1", "premium", subscription_id=s.pk, **GATEWAY)
+    moved = slots.move(s.tenant_id, "d-1", addon.pk, **GATEWAY)
+    assert (moved.subscription, used(s), used(addon)) == (addon.number, {"premium": (0, 1)}, {"premium": (1, 3)})
+    with nothing_changes():
+        assert not slots.move(s.tenant_id, "d-1", addon.pk, **GATEWAY).is_new
+
+
+def test_who_waits_gets_the_slot_that_a_device_left_for_another_tier() -> None:
+    s = subscription(slots={"basic": 2, "premium": 1})
+    slots.assign(s.tenant_id, "d-1", "basic", **GATEWAY)
+    slots.assign(s.tenant_id, "d-2", "basic", **GATEWAY)
+    limits.resize(s.pk, "basic", 1, park=["d-2"], **by(NOW))
+    slots.change_tier(s.tenant_id, "d-1", "premium", **GATEWAY)
+    assert used(s) == {"basic": (1, 1), "premium": (1, 1)}
+    assert not Device.objects.filter(parked_at__isnull=False).exists()
+
+
+def test_a_device_without_a_slot_is_not_moved() -> None:
+    s = subscription(slots={"basic": 1})
+    slots.assign(s.tenant_id, "d-1", "basic", **GATEWAY)
+    slots.release(s.tenant_id, "d-1", **GATEWAY)
+    with refused(NotAssigned):
+        slots.move(s.tenant_id, "d-1", s.pk, **GATEWAY)

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from entitlements import bulk, limits, room, slots, verify
+from entitlements import bulk, limits, room, slots
 from entitlements.bulk import Wish
 from entitlements.follow import follow
 from entitlements.limits import Park
@@ -22,7 +22,7 @@ from subscriptions.lifecycle import CancelAt
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import Status, Type
 from tests.builders import JAN_1, TenantFactory, selling, subscription
-from tests.history import advance
+from tests.history import advance, broken
 from tests.test_lifecycle_properties import check_what_a_commit_checks, undone
 
 pytestmark = pytest.mark.django_db
@@ -47,7 +47,7 @@ class Slots(RuleBasedStateMachine):
         self.touched: set[str] = set()
 
     def teardown(self) -> None:
-        assert [*verify.verify(now=self.now)] == []
+        assert broken() == []
         self.undone.__exit__(None, None, None)
 
     @initialize(basic=SLOTS, premium=SLOTS)

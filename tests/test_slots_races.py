@@ -15,7 +15,7 @@ import pytest
 from django.db import connection, transaction
 from django.db.utils import IntegrityError
 
-from entitlements import bulk, imports, limits, slots, verify
+from entitlements import bulk, imports, limits, slots
 from entitlements.bulk import Wish
 from entitlements.errors import NoFreeSlot
 from entitlements.follow import catch_up, follow
@@ -27,7 +27,7 @@ from subscriptions.errors import DomainError
 from subscriptions.models import Plan, Subscription
 from subscriptions.states import Type
 from tests.builders import selling, subscription
-from tests.history import at_once, by, on
+from tests.history import at_once, broken, by, on
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NOW = on(1, 10)
@@ -38,10 +38,6 @@ def in_use(s: Subscription) -> tuple[int, int]:
     """The counter, and the devices."""
     used = sum(a.slots_used for a in TierAllocation.objects.filter(tenant=s.tenant_id))
     return used, SlotAssignment.objects.filter(tenant=s.tenant_id, released_at=None).count()
-
-
-def broken() -> list[verify.Broken]:
-    return [*verify.verify(now=NOW + 2 * verify.LATE)]
 
 
 # --- the last slot ---------------------------------------------------------------------------------------------------
@@ -139,6 +135,7 @@ class Fleet:
         self.big, self.small = selling({"basic": 150}, Type.ADDON), selling({"basic": 100}, Type.ADDON)
         self.addon = subscription(Type.ADDON, parent=self.main, plan=self.big)
         self.event = subscription(Type.TEMPORARY, tenant=self.main.tenant, slots={"basic": 50})
+        self.most = 0
 
     def someone(self, dice: random.Random) -> str:
         return f"d-{dice.randrange(700)}"
@@ -176,7 +173,12 @@ class Fleet:
         lines = imports.read(BytesIO(devices.encode()), "basic").lines
         if not imports.check(self.tenant, lines, now=NOW).failures:
             imports.write(self.tenant, lines, actor=BY["actor"], now=lambda: NOW)
+
+    def follows(self, dice: random.Random) -> None:
         catch_up(now=NOW)
+
+    def counts(self, dice: random.Random) -> None:
+        self.most = max(self.most, in_use(self.main)[1])
 
 
 def storm(fleet: Fleet, *callers: tuple[Callable[[random.Random], None], int]) -> list[Exception]:
@@ -199,9 +201,13 @@ def storm(fleet: Fleet, *callers: tuple[Callable[[random.Random], None], int]) -
 
 def test_sixteen_callers_on_every_path_never_have_more_devices_than_slots_nor_meet_a_deadlock() -> None:
     f = Fleet()
-    callers = [(f.singles, 40)] * 5 + [(f.many, 6)] * 3 + [(f.moves, 20)] * 2 + [(f.releases, 20)] * 2
-    one_each = [(f.resizes, 6), (f.stripe_changes_the_plan, 6), (f.suspends, 6), (f.imports, 4)]
-    assert storm(f, *callers, *one_each) == []
+    callers = (
+        [(f.singles, 40)] * 5 + [(f.many, 6)] * 2 + [(f.imports, 6)] + [(f.moves, 20)] * 2 + [(f.releases, 20)] * 2
+    )
+    one_each = [(f.resizes, 6), (f.stripe_changes_the_plan, 6), (f.suspends, 6), (f.follows, 6)]
+    assert len(callers) + len(one_each) == 16
+    assert storm(f, *callers, *one_each, (f.counts, 40)) == []
+    assert 0 < f.most <= 500
     limits.resize(f.main.pk, "basic", 300, **by(NOW))
     follow_plan(f, f.big)
     bulk.assign_many(f.tenant, [Wish(f"d-{n}", "basic") for n in range(700)], all_or_nothing=False, **BY)

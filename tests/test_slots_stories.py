@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from entitlements import slots, verify
+from entitlements import limits, slots
 from entitlements.access import access
 from entitlements.errors import NoFreeSlot, TierNotSold
 from entitlements.follow import catch_up, follow
@@ -18,7 +18,7 @@ from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import Action, Type
 from tests.builders import FEB_1, JAN_1, MAR_1, selling, subscription
-from tests.history import advance, by, entries, on, refused
+from tests.history import advance, broken, by, entries, on, refused
 from tests.test_limits import fill, held_by, parked
 from tests.test_slots import GATEWAY, used
 
@@ -53,7 +53,7 @@ def served(s: Subscription, at: datetime) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Any:
     yield
-    assert [*verify.verify(now=MAR_1)] == []
+    assert broken() == []
 
 
 # --- a trial ---------------------------------------------------------------------------------------------------------
@@ -247,6 +247,14 @@ def test_of_two_alike_the_one_that_lasts_longer_is_more_durable() -> None:
     short = subscription(Type.TEMPORARY, slots={"basic": 1}, term=(JAN_1, FEB_1))
     long = subscription(Type.TEMPORARY, tenant=short.tenant, slots={"basic": 1}, term=(JAN_1, MAR_1))
     assert slots.assign(short.tenant_id, "a", "basic", **GATEWAY).subscription == long.number
+
+
+def test_who_waits_gets_what_was_sold_ahead_from_the_instant_that_it_begins() -> None:
+    main = bought(Type.MAIN, "a", "b", slots=2)
+    limits.resize(main.pk, "basic", 1, park=["b"], **by(on(1, 10)))
+    event = subscription(Type.TEMPORARY, tenant=main.tenant, slots={"basic": 1}, term=(on(1, 20), FEB_1), now=on(1, 10))
+    assert (catch_up(now=on(1, 19)), parked()) == (0, ["b"])
+    assert (catch_up(now=on(1, 20)), parked(), held_by(event)) == (1, [], ["b"])
 
 
 @pytest.mark.django_db(transaction=True)

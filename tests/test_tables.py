@@ -87,6 +87,10 @@ class World:
         row: dict[str, Any] = {"tenant_id": self.tenant, "feature_id": self.feature, "amount": 1, "reason": reason}
         return insert("feature_overrides", "id", **row)
 
+    def override_entry(self, actor: str = "staff:1", reason: str = "as agreed") -> int:
+        row: dict[str, Any] = {"tenant_id": self.tenant, "feature_id": self.feature, "amount": 1, "at": JAN_1}
+        return insert("feature_override_entries", "id", **row, actor=actor, request_id="", reason=reason)
+
     def use(self, used: int) -> int:
         return insert("quota_usage", "id", tenant_id=self.tenant, feature_id=self.feature, used=used)
 
@@ -116,6 +120,11 @@ class World:
 
     def key(self, sha256: str = "0" * 64, prefix: str = "tk_1") -> int:
         return insert("api_keys", "id", prefix=prefix, sha256=sha256, name="gateway", scopes="[]")
+
+
+def emptied(table: str, what: str) -> None:
+    sql(f"ALTER TABLE {table} ENABLE TRIGGER {what}_are_never_emptied")  # tests that commit live without: see conftest
+    sql(f"TRUNCATE {table}")
 
 
 def twice(*calls: Callable[[], object]) -> None:
@@ -156,6 +165,12 @@ REFUSED: dict[str, Callable[[World], object]] = {
         f"UPDATE slot_assignments SET assigned_by = 'stripe' WHERE id = {w.assign()}"
     ),
     "assignments_are_history  ": lambda w: sql(f"DELETE FROM slot_assignments WHERE id = {w.assign()}"),
+    "override_entries_only_grow": lambda w: (w.override_entry(), sql("UPDATE feature_override_entries SET amount = 2")),
+    "override_entries_only_grow ": lambda w: (w.override_entry(), sql("DELETE FROM feature_override_entries")),
+    "override_entries_only_grow  ": lambda w: emptied("feature_override_entries", "override_entries"),
+    "an_override_entry_says_who_and_why": lambda w: w.override_entry(actor=""),
+    "an_override_entry_says_who_and_why ": lambda w: w.override_entry(reason=""),
+    "assignments_are_history   ": lambda w: emptied("slot_assignments", "assignments"),
     "no_slots_without_evidence": lambda w: at_commit(
         f"UPDATE tier_allocations SET slot_limit = 6 WHERE id = {w.allocation}"
     ),

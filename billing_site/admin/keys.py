@@ -71,18 +71,7 @@ class ApiKeyAdmin(Found):
     form = NewKey
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        made = (
-            "name",
-            "prefix",
-            "tenant",
-            "opens",
-            "is_good",
-            "created_at",
-            "expires_at",
-            "revoked_at",
-            "last_used_at",
-        )
-        return made if obj else NewKey.Meta.fields
+        return MADE if obj else NewKey.Meta.fields
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         return self.get_fields(request, obj) if obj else ()

@@ -30,7 +30,7 @@ from entitlements.limits import MOST_SLOTS, Limits, Park, ParkWhom
 from entitlements.models import DeviceTier, SlotAssignment, TierAllocation
 from subscriptions.audit import Actor
 from subscriptions.errors import DomainError
-from subscriptions.models import Plan, Subscription
+from subscriptions.models import THIS_TRANSACTION, Plan, Subscription
 
 SALT = "billing_site.admin.slots"
 PAGE = 100  # subscriptions that are shown, and synced, at once
@@ -108,9 +108,11 @@ def _resize(s: Subscription, form: Resize, actor: Actor, now: datetime, source: 
     said = form.cleaned_data
     by: dict[str, Any] = {"actor": actor, "now": now, "reason": said["reason"]}
     done = limits.resize(s.pk, said["tier"], said["slots"], park=form.whom, source_id=f"form:{source}", **by)
+    # By their devices, which this transaction has written: of an allocation's past there is no index.
     left = SlotAssignment.objects.filter(
-        allocation__subscription=s, tier__code=said["tier"], released_at__gte=now, released_by=actor
-    )
+        device__transaction_id=THIS_TRANSACTION, allocation__subscription=s, tier__code=said["tier"],
+        released_at__gte=now, released_by=actor,
+    )  # fmt: skip
     return Resized(done, [*left.order_by("pk").values_list("device__device_id", "ended")] if done.entry else [])
 
 
