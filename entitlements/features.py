@@ -1,7 +1,8 @@
 """What a tenant may use: slots, switches and quotas, summed over its subscriptions that serve; and its exceptions.
 
-Numbers add, and one switch that is on is enough. An exception stands in place of what the plans give, until it expires
-by itself. Whoever has no subscription that serves has nothing, exceptions or not: they amend plans and replace none.
+Numbers add, and one switch that is on is enough; each subscription gives what its plan gave when it was sold. An
+exception stands in place of what they give together, until it expires by itself. Whoever has no subscription that
+serves has nothing, exceptions or not: they amend what was sold and replace none of it.
 """
 
 from collections.abc import Sequence
@@ -64,12 +65,12 @@ class Entitlements:
 # `given`: the features, each with what the tenant has of it now.
 GIVEN = f"""
     own AS MATERIALIZED (
-        SELECT s.id, s.plan_id, s.term_start, serving.until, {serving.NOW} AS serves
+        SELECT s.id, s.term_start, serving.until, {serving.NOW} AS serves
           FROM subscriptions AS s {serving.JOIN}
          WHERE s.tenant_id = %(tenant)s AND serving.until > greatest(s.term_start, %(now)s)
     ), sold AS (
         SELECT p.feature_id, least(sum(p.amount), {_MOST_OF_ALL})::bigint AS amount
-          FROM own JOIN plan_features AS p ON p.plan_id = own.plan_id WHERE own.serves GROUP BY p.feature_id
+          FROM own JOIN subscription_features AS p ON p.subscription_id = own.id WHERE own.serves GROUP BY p.feature_id
     ), exceptions AS (
         SELECT o.feature_id, o.amount, o.expires_at FROM feature_overrides AS o
          WHERE o.tenant_id = %(tenant)s AND (o.expires_at IS NULL OR %(now)s < o.expires_at)

@@ -53,32 +53,49 @@ def follow(
     return bool(begun or moved or ended)
 
 
-# A subscription that has just been made: nobody else can hold any of this, so nothing is locked.
+# The tenant is locked, as `room.lock` does: whoever holds it has seen every allocation that there is.
 _BEGIN = f"""
-    WITH sold AS (
+    WITH whose AS MATERIALIZED (
+        SELECT tenants.id FROM tenants WHERE id = %(tenant)s FOR NO KEY UPDATE
+    ), sold AS (
         SELECT tier.id, tier.code, plan_slots.slots
           FROM subscriptions AS s JOIN plan_slots ON plan_slots.plan_id = s.plan_id AND plan_slots.slots > 0
           JOIN device_tiers AS tier ON tier.id = plan_slots.tier_id
          WHERE s.id = %(subscription)s
+    ), given AS (
+        SELECT features.id, features.code, plan_features.amount
+          FROM subscriptions AS s JOIN plan_features ON plan_features.plan_id = s.plan_id AND plan_features.amount > 0
+          JOIN features ON features.id = plan_features.feature_id
+         WHERE s.id = %(subscription)s
+    ), said AS (
+        SELECT jsonb_object_agg(name, jsonb_build_array(0, amount)) AS changes
+          FROM (SELECT 'slots.' || code, slots FROM sold UNION ALL SELECT 'features.' || code, amount FROM given)
+               AS every (name, amount)
     ), moved AS (
-        UPDATE subscriptions SET version = version + 1 WHERE id = %(subscription)s AND EXISTS (SELECT FROM sold)
-        RETURNING id, tenant_id, version
+        UPDATE subscriptions AS s SET version = s.version + 1 FROM whose
+         WHERE s.id = %(subscription)s AND s.tenant_id = whose.id AND (SELECT changes FROM said) IS NOT NULL
+        RETURNING s.id, s.tenant_id, s.version
     ), entry AS (
         {INSERT}
         SELECT id, tenant_id, version, '{Action.SLOTS_CHANGED}', %(at)s, %(actor)s, %(source_id)s, %(reason)s,
                %(request_id)s, %(address)s::inet,
-               (SELECT jsonb_object_agg('slots.' || code, jsonb_build_array(0, slots)) FROM sold)
+               (SELECT changes FROM said)
           FROM moved
     ), made AS (
         INSERT INTO tier_allocations (subscription_id, tier_id, slot_limit, slots_used, is_open)
         SELECT moved.id, sold.id, sold.slots, 0, true FROM moved, sold ORDER BY sold.id
+    ), gave AS (
+        INSERT INTO subscription_features (subscription_id, feature_id, amount)
+        SELECT moved.id, given.id, given.amount FROM moved, given ORDER BY given.id
     )
     SELECT EXISTS (SELECT FROM devices WHERE tenant_id = moved.tenant_id AND parked_at IS NOT NULL) FROM moved"""
 
 
 def _begin(entry: AuditEntry, *, actor: Actor, now: datetime, source_id: str, reason: str) -> None:
-    """Give what has just begun the slots that its plan sells. One statement, unless somebody waits for them."""
-    parameters = said(actor, source_id, reason) | {"subscription": entry.subscription_id, "at": entry.effective_at}
+    """Give what has just begun the slots and features that its plan sells. One statement, unless somebody waits."""
+    parameters = said(actor, source_id, reason) | {
+        "tenant": entry.tenant_id, "subscription": entry.subscription_id, "at": entry.effective_at,
+    }  # fmt: skip
     waits = room.one(_BEGIN, parameters)
     if waits and waits[0]:
         _settle([entry.tenant_id], [], actor=actor, now=now, source_id=source_id)

@@ -70,7 +70,9 @@ def sync_from_plan(
     source_id: str = "",
     reason: str = "",
 ) -> Limits:
-    """Set how many slots of each tier a subscription holds to what its plan sells now. Raises as `resize` does."""
+    """Set how many slots of each tier a subscription holds, and what it gives of each feature, to what its plan sells
+    now. Raises as `resize` does.
+    """
     return _set_limits(subscription_id, None, park, actor, now, source_id, reason)
 
 
@@ -93,6 +95,7 @@ def _set_limits(
             raise IllegalTransition(f"{subject.number} is EXPIRED: it has no slots.", status=subject.status, allowed=[])
         room.lock(subject.tenant_id)
         held = {a.tier.code: a for a in subject_allocations(subject)}
+        is_sync = limits is None
         if limits is None:
             sold = PlanSlots.objects.filter(plan=subject.plan_id).select_related("tier")
             limits = {row.tier.code: row.slots for row in sold}
@@ -105,7 +108,8 @@ def _set_limits(
                 raise InvalidSlots(f"{slots!r} is no number of slots.")
         was = {code: held[code].slot_limit if code in held else 0 for code in limits}
         changed = {code: slots for code, slots in limits.items() if slots != was[code]}
-        if not changed:
+        given = _set_features(subject) if is_sync else {}
+        if not changed and not given:
             return Limits(None)
         leaving = _who_leaves(held, changed, park)
         words = reason or f"{subject.number} has fewer slots"
@@ -115,7 +119,7 @@ def _set_limits(
             held[code].tier.code: parked[held[code].pk] for code in changed if code in held and held[code].pk in parked
         }
         beside: Differences = {f"slots.{code}": (was[code], slots) for code, slots in sorted(changed.items())}
-        beside |= {f"parked.{code}": (0, count) for code, count in sorted(lost.items())}
+        beside |= given | {f"parked.{code}": (0, count) for code, count in sorted(lost.items())}
         action = Action.DEVICES_PARKED if lost else Action.SLOTS_CHANGED
         (entry,) = write([Change(subject, action, now, {}, beside)], actor=actor, source_id=source_id, reason=reason)
         room.return_parked(subject.tenant_id, actor=actor, now=now, source_id=source_id)
@@ -124,6 +128,27 @@ def _set_limits(
 
 def subject_allocations(subscription: Subscription) -> Sequence[TierAllocation]:
     return [*TierAllocation.objects.filter(subscription=subscription).select_related("tier").order_by("pk")]
+
+
+_SET_FEATURES = """
+    WITH differs AS (
+        SELECT feature_id, coalesce(held.amount, 0) AS was, coalesce(sold.amount, 0) AS becomes
+          FROM (SELECT feature_id, amount FROM subscription_features WHERE subscription_id = %(subscription)s) AS held
+          FULL JOIN (SELECT feature_id, amount FROM plan_features WHERE plan_id = %(plan)s) AS sold USING (feature_id)
+         WHERE coalesce(held.amount, 0) <> coalesce(sold.amount, 0)
+    ), written AS (
+        INSERT INTO subscription_features (subscription_id, feature_id, amount)
+        SELECT %(subscription)s, feature_id, becomes FROM differs ORDER BY feature_id
+        ON CONFLICT (subscription_id, feature_id) DO UPDATE SET amount = EXCLUDED.amount
+    )
+    SELECT code, was, becomes FROM differs JOIN features ON features.id = feature_id ORDER BY code"""
+
+
+def _set_features(subscription: Subscription) -> Differences:
+    """Give the features that its plan gives now; what that changes, as the audit says it."""
+    with connection.cursor() as cursor:
+        cursor.execute(_SET_FEATURES, {"subscription": subscription.pk, "plan": subscription.plan_id})
+        return {f"features.{code}": (was, becomes) for code, was, becomes in cursor.fetchall()}
 
 
 def _write_limits(subscription: Subscription, limits: Mapping[int, int]) -> None:

@@ -231,8 +231,8 @@ class TierFeature(models.Model):
 
 
 class PlanFeature(models.Model):
-    """What a plan gives a tenant of a feature: 1 or 0 for a switch, an amount for a quota. Of several plans the numbers
-    add, and one switch that is on is enough.
+    """What a plan gives a tenant of a feature: 1 or 0 for a switch, an amount for a quota. What was sold already stays
+    as it is until it is synced.
     """
 
     plan = models.ForeignKey(Plan, on_delete=models.CASCADE, related_name="features")
@@ -247,6 +247,23 @@ class PlanFeature(models.Model):
 
     def __str__(self) -> str:
         return f"{self.plan}: {self.feature}"
+
+
+class SubscriptionFeature(models.Model):
+    """What a subscription gives of a feature: what its plan gave when it was sold, or synced."""
+
+    subscription = models.ForeignKey(Subscription, on_delete=models.PROTECT, related_name="features", db_index=False)
+    feature = models.ForeignKey(Feature, on_delete=models.PROTECT, related_name="+", db_index=False)
+    amount = models.PositiveBigIntegerField(help_text="1: on, 0: off; or how much.")
+
+    class Meta:
+        db_table = "subscription_features"
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="one_row_per_subscription_and_feature", fields=["subscription", "feature"])
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.subscription}: {self.amount} × {self.feature}"
 
 
 class FeatureOverride(models.Model):

@@ -24,10 +24,10 @@ class ChangedMeanwhile(DomainError):
 
 
 @dataclass(frozen=True)
-class Slots:
-    """Of a tier: how many slots were sold, how many the plan sells now, and how many devices would lose theirs."""
+class Amount:
+    """Of a tier or a feature: how much was sold, how much its plan sells now; how many devices would lose a slot."""
 
-    tier: str
+    what: str  # its code
     sold: int
     would_be: int
     losing: int
@@ -35,24 +35,26 @@ class Slots:
 
 @dataclass(frozen=True)
 class Differs:
-    """A subscription whose slots are not what its plan sells now."""
+    """A subscription that holds something else than its plan sells now."""
 
     pk: int
     number: str
     tenant: str
     status: str
-    slots: tuple[Slots, ...]
+    amounts: tuple[Amount, ...]
 
     @property
     def fingerprint(self) -> str:
         """What was looked at: another one, and something else would be done."""
-        said = json.dumps([self.pk, [asdict(slots) for slots in self.slots]])
+        said = json.dumps([self.pk, [asdict(amount) for amount in self.amounts]])
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     @property
     def losing(self) -> int:
-        return sum(slots.losing for slots in self.slots)
+        return sum(amount.losing for amount in self.amounts)
 
+
+AFTER_TIERS = 2**15  # more than any tier's position
 
 _DIFFERING = f"""
     WITH page AS MATERIALIZED (
@@ -60,19 +62,30 @@ _DIFFERING = f"""
           FROM subscriptions AS s JOIN tenants ON tenants.id = s.tenant_id
          WHERE s.plan_id = %(plan)s AND s.status <> '{Status.EXPIRED}' AND s.id > %(after)s
            AND (%(only)s::bigint[] IS NULL OR s.id = ANY(%(only)s))
-           AND EXISTS (
+           AND (EXISTS (
                SELECT FROM (SELECT tier_id, slot_limit FROM tier_allocations WHERE subscription_id = s.id) AS a
                  FULL JOIN (SELECT tier_id, slots FROM plan_slots WHERE plan_id = %(plan)s) AS p USING (tier_id)
                 WHERE coalesce(slot_limit, 0) <> coalesce(slots, 0))
+            OR EXISTS (
+               SELECT FROM (SELECT feature_id, amount FROM subscription_features WHERE subscription_id = s.id) AS a
+                 FULL JOIN (SELECT feature_id, amount FROM plan_features WHERE plan_id = %(plan)s) AS p
+                USING (feature_id) WHERE coalesce(a.amount, 0) <> coalesce(p.amount, 0)))
          ORDER BY s.id LIMIT %(most)s
     )
     SELECT page.id, page.number, page.name, page.status, tier.code, coalesce(has.slot_limit, 0), coalesce(p.slots, 0),
-           greatest(coalesce(has.slots_used, 0) - coalesce(p.slots, 0), 0)
+           greatest(coalesce(has.slots_used, 0) - coalesce(p.slots, 0), 0), tier.position
       FROM page CROSS JOIN device_tiers AS tier
       LEFT JOIN tier_allocations AS has ON has.subscription_id = page.id AND has.tier_id = tier.id
       LEFT JOIN plan_slots AS p ON p.plan_id = page.plan_id AND p.tier_id = tier.id
      WHERE coalesce(has.slot_limit, 0) <> coalesce(p.slots, 0)
-     ORDER BY page.id, tier.position, tier.code"""
+    UNION ALL
+    SELECT page.id, page.number, page.name, page.status, features.code, coalesce(has.amount, 0), coalesce(p.amount, 0),
+           0, {AFTER_TIERS}
+      FROM page CROSS JOIN features
+      LEFT JOIN subscription_features AS has ON has.subscription_id = page.id AND has.feature_id = features.id
+      LEFT JOIN plan_features AS p ON p.plan_id = page.plan_id AND p.feature_id = features.id
+     WHERE coalesce(has.amount, 0) <> coalesce(p.amount, 0)
+     ORDER BY 1, 9, 5"""
 
 
 def differing(plan_id: int, *, most: int, after: int = 0, only: Sequence[int] | None = None) -> list[Differs]:
@@ -86,7 +99,7 @@ def differing(plan_id: int, *, most: int, after: int = 0, only: Sequence[int] | 
         )
         rows = cursor.fetchall()
     return [
-        Differs(pk, number, tenant, status, tuple(Slots(*row[4:]) for row in those))
+        Differs(pk, number, tenant, status, tuple(Amount(*row[4:8]) for row in those))
         for (pk, number, tenant, status), those in groupby(rows, key=lambda row: row[:4])
     ]
 

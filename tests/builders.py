@@ -99,6 +99,5 @@ def subscription(
         reason="ordered by letter",
     )
     assert entry is not None
-    if PlanSlots.objects.filter(plan=plan).exists():
-        follow([entry], actor=ALICE, now=now, reason="ordered by letter")
+    follow([entry], actor=ALICE, now=now, reason="ordered by letter")
     return Subscription.objects.get(pk=entry.subscription_id)

@@ -313,7 +313,7 @@ def test_a_plan_that_is_edited_lists_what_it_sold_and_would_change(alice: Client
     page = alice.get(reverse("admin:subscriptions_sync", args=[s.plan_id]))
     ((found, _),) = page.context["rows"]
     assert (found.number, found.losing) == (s.number, 2)
-    assert {(one.tier, one.sold, one.would_be) for one in found.slots} == {("basic", 3, 1), ("gold", 0, 2)}
+    assert {(one.what, one.sold, one.would_be) for one in found.amounts} == {("basic", 3, 1), ("gold", 0, 2)}
     assert used(s) == {"basic": (3, 3)}
 
 

@@ -3,17 +3,20 @@
 from datetime import datetime
 
 import pytest
+from django.db import transaction
 
 from entitlements import bulk, limits, slots
 from entitlements.bulk import Wish
 from entitlements.errors import InvalidSlots, NoSuchTier, SlotsInUse
+from entitlements.features import entitlements_of
+from entitlements.follow import follow
 from entitlements.limits import Park
-from entitlements.models import Device, PlanSlots, SlotAssignment
+from entitlements.models import Device, PlanFeature, PlanSlots, SlotAssignment
 from subscriptions import lifecycle
 from subscriptions.errors import DomainError, IllegalTransition, ReasonMissing
 from subscriptions.models import Subscription
 from subscriptions.states import Action, EndReason, Type
-from tests.builders import ALICE, subscription, tier
+from tests.builders import ALICE, giving, subscription, tier
 from tests.history import by, entries, nothing_changes, on, refused
 from tests.test_slots import GATEWAY, used
 
@@ -264,3 +267,24 @@ def test_up_to_a_thousand_devices_take_the_statements_that_one_takes(django_asse
         bulk.assign_many(s.tenant_id, wishes(*(f"d-{n}" for n in range(1000))), **GATEWAY)
     with nothing_changes(), pytest.raises(DomainError, match="1001 devices, where up to 1000"):
         bulk.assign_many(s.tenant_id, wishes(*(f"e-{n}" for n in range(1001))), **GATEWAY)
+
+
+def test_features_that_were_sold_stay_as_they_were_until_they_are_synced() -> None:
+    s = subscription(plan=giving(api=100, sso=True))
+    PlanFeature.objects.filter(plan=s.plan, feature__code="api").update(amount=50)
+    PlanFeature.objects.filter(plan=s.plan, feature__code="sso").delete()
+    before = entitlements_of(s.tenant_id, NOW)
+    entry = limits.sync_from_plan(s.pk, **by(NOW)).entry
+    after = entitlements_of(s.tenant_id, NOW)
+    assert [(e.quotas[0].limit, e.switches) for e in (before, after)] == [(100, {"sso": True}), (50, {"sso": False})]
+    assert entry is not None
+    assert entry.changes == {"features.api": [100, 50], "features.sso": [1, 0]}
+
+
+def test_another_plan_gives_its_own_features_from_now_on() -> None:
+    s = subscription(plan=giving(api=100))
+    with transaction.atomic():
+        entry = lifecycle.change_plan(s.pk, plan=giving(api=500), price=None, **by(NOW))
+        assert entry is not None
+        follow([entry], **by(NOW))
+    assert entitlements_of(s.tenant_id, NOW).quotas[0].limit == 500

@@ -206,6 +206,9 @@ REFUSED: dict[str, Callable[[World], object]] = {
     "one_row_per_plan_and_feature": lambda w: twice(
         lambda: insert("plan_features", plan_id=w.plan, feature_id=w.feature, amount=1)
     ),
+    "one_row_per_subscription_and_feature": lambda w: twice(
+        lambda: insert("subscription_features", subscription_id=w.s.pk, feature_id=w.feature, amount=1)
+    ),
     "one_override_per_tenant_and_feature": lambda w: twice(w.override),
     "an_override_has_a_reason": lambda w: w.override(reason=""),
     "one_usage_row_per_tenant_and_feature": lambda w: twice(lambda: w.use(1)),
@@ -263,7 +266,7 @@ def test_no_constraint_of_these_tables_is_left_untried() -> None:
     """Foreign keys, NOT NULL and Django's own checks of positive numbers aside: those are not rules of the trade."""
     tables = [
         "device_tiers", "devices", "plan_slots", "tier_allocations", "slot_assignments", "features", "plan_features",
-        "tier_features", "feature_overrides", "quota_usage", "quota_operations",
+        "tier_features", "subscription_features", "feature_overrides", "quota_usage", "quota_operations",
         "stripe_events", "stripe_links", "stripe_prices", "notices", "api_keys",
     ]  # fmt: skip
     with connection.cursor() as cursor:

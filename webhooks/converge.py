@@ -29,7 +29,7 @@ class Known:
     tenant_id: int | None  # whose Stripe customer it is
     trial_id: int | None  # the tenant's trial that a first purchase turns into more: no Stripe subscription has it
     main_id: int | None  # the tenant's live main subscription: the parent of an add-on
-    has_slots: bool  # whether it holds slots, or will
+    has_slots: bool  # whether it holds slots or gives features, or will
     prices: dict[str, PlanPrice]  # ours by Stripe price id, with their plans; rules and keys only
 
     @property

@@ -20,7 +20,7 @@ from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import JSONObject
 from djstripe.models import Customer
 
-from entitlements.models import PlanSlots, TierAllocation
+from entitlements.models import PlanFeature, PlanSlots, SubscriptionFeature, TierAllocation
 from subscriptions.errors import DomainError
 from subscriptions.models import Plan, PlanPrice, Subscription
 from subscriptions.states import LIVE, Type
@@ -208,6 +208,10 @@ def _known(state: Wanted) -> Known:
     slots_sold = PlanSlots.objects.filter(plan__prices__stripe_prices__in=sold)
     ours = Q(subscription__stripe_link=OuterRef("pk")) | Q(subscription__parent__stripe_link=OuterRef("pk"))
     slots_held = TierAllocation.objects.filter(ours | Q(subscription__in=trial), is_open=True)
+    features_sold = PlanFeature.objects.filter(plan__prices__stripe_prices__in=sold)
+    features_held = SubscriptionFeature.objects.filter(
+        Q(subscription__stripe_link=OuterRef("pk")) | Q(subscription__in=trial)
+    )
     plan = {field: f"plan_price__plan__{field}" for field in ("id", "type", "grace_days", "suspension_days")}
     link = (
         StripeLink.objects.select_related("subscription")
@@ -215,7 +219,7 @@ def _known(state: Wanted) -> Known:
             tenant=Subquery(Customer.objects.filter(id=state.customer_id).values("subscriber_id")[:1]),
             trial=Subquery(trial.order_by("pk").values("pk")[:1]),
             main=Subquery(main.values("pk")[:1]),
-            has_slots=Exists(slots_sold) | Exists(slots_held),
+            has_slots=Exists(slots_sold) | Exists(slots_held) | Exists(features_sold) | Exists(features_held),
             prices=ArraySubquery(
                 sold.values(row=JSONObject(stripe="pk", price="plan_price_id", plan=JSONObject(**plan)))
             ),

@@ -44,7 +44,7 @@ class PlanSlotsRows(TabularInline):
 class PlanFeatureRows(TabularInline):
     model = PlanFeature
     extra = 0
-    verbose_name_plural = "Features (of what was sold, too, at once)"
+    verbose_name_plural = "Features (what was sold stays until it is synced)"
     tab = False
 
 

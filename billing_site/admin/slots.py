@@ -240,6 +240,7 @@ def sync_page(request: HttpRequest, pk: int, **_: Any) -> HttpResponse:
         "title": f"Sync sold subscriptions of {plan}",
         "plan": plan,
         "sells": plan.slots.select_related("tier").order_by("tier__position", "tier__code"),
+        "gives": plan.features.select_related("feature").order_by("feature__code"),
         "rows": [(one, link(Subscription(pk=one.pk), one.number)) for one in found[:PAGE]],
         "next": found[PAGE - 1].pk if len(found) > PAGE else None,
         "is_first": not after,
