@@ -224,7 +224,7 @@ def test_a_change_of_a_subscription_holds_nobody_up_who_only_refers_to_it() -> N
     def refer() -> int:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SELECT FROM subscriptions WHERE id = %s FOR KEY SHARE NOWAIT", [s.pk])
-            return cursor.rowcount
+            return len(cursor.fetchall())
 
     with transaction.atomic():
         lifecycle.renew(s.pk, term_end=on(5, 1), **by(NOW))
