@@ -2,6 +2,7 @@
 these would be a quarter of the whole answer's cost.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,20 +12,22 @@ from django.urls import Resolver404, resolve
 
 @dataclass(frozen=True)
 class Straight:
-    """Paths that begin and end like this, and who knocks there. Their views check by themselves who that is."""
+    """Paths that begin and, whole, look like this, and who knocks there. Their views check by themselves who that is,
+    and answer what needs no rendering: a device that is called "access" has other views, which do.
+    """
 
     begins: str
-    ends: str
+    goes_on: re.Pattern[str]
     who: str
 
     def __contains__(self, path: str) -> bool:
-        return path.startswith(self.begins) and path.endswith(self.ends)
+        return path.startswith(self.begins) and bool(self.goes_on.fullmatch(path, len(self.begins)))
 
 
 STRAIGHT = (
-    Straight("/webhook/stripe", "", "Stripe, with what happened"),
-    Straight("/api/v1/platform/tenants/", "/access", "a gateway, for one device"),
-    Straight("/api/v1/platform/access", "", "a gateway, for many devices"),
+    Straight("/webhook/stripe", re.compile(r"(/[^/]+)?"), "Stripe, with what happened"),
+    Straight("/api/v1/platform/tenants/", re.compile(r"[^/]+/devices/[^/]+/access"), "a gateway, for one device"),
+    Straight("/api/v1/platform/access", re.compile(""), "a gateway, for many devices"),
 )
 
 

@@ -263,6 +263,7 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "billing_site.api.problems.problem_response",
     "PAGE_SIZE": 50,
+    "UNICODE_JSON": False,  # what a caller sent is told back as it came: half a surrogate pair has no UTF-8
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Termkeeper",

@@ -55,5 +55,6 @@ urlpatterns = [
     path("readyz", ops.readyz, name="readyz"),
     path("", pages.home, name="home"),
 ]
+handler400 = "billing_site.api.problems.bad_request"
 handler404 = "billing_site.api.problems.not_found"
 handler500 = "billing_site.api.problems.server_error"

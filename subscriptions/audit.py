@@ -119,7 +119,8 @@ def write(changes: Sequence[Change], *, actor: Actor, source_id: str = "", reaso
         for position, (change, differences) in enumerate(real)
     ]
     with connection.cursor() as cursor:
-        cursor.execute(_WRITE, said(actor, source_id, reason) | {"rows": json.dumps(rows)})
+        statement = _WRITE_TYPE if any("type" in differences for _, differences in real) else _WRITE
+        cursor.execute(statement, said(actor, source_id, reason) | {"rows": json.dumps(rows)})
         written = {subscription_id: row for subscription_id, *row in cursor.fetchall()}
     if len(written) != len(real):
         raise RuntimeError("A subscription moved under its lock: was the family's root locked first?")
@@ -223,7 +224,7 @@ def _plain(value: object) -> object:
     return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value
 
 
-def _write_statement() -> str:
+def _write_statement(columns: Sequence[str]) -> str:
     typed = ", ".join(f"{f.attname} {f.db_type(connection)}" for f in FIELDS.values())
     return f"""
         WITH wanted AS (
@@ -232,7 +233,7 @@ def _write_statement() -> str:
                 {typed})
         ), moved AS (
             UPDATE subscriptions AS s
-               SET version = s.version + 1, {", ".join(f"{column} = w.{column}" for column in COLUMNS)}
+               SET version = s.version + 1, {", ".join(f"{column} = w.{column}" for column in columns)}
               FROM wanted AS w WHERE s.id = w.id AND s.version = w.version
             RETURNING s.id, s.tenant_id, s.version
         )
@@ -259,5 +260,9 @@ def _write_first_statement() -> str:
         RETURNING subscription_id, id, recorded_at"""
 
 
-_WRITE = _write_statement()
+# A type is part of a key that others refer to: to name it locks the row, changed or not, against all who only refer to
+# it. One who holds a tenant's slots and touched an allocation twice does so at the commit, and would wait for whoever
+# waits for those slots.
+_WRITE = _write_statement([column for column in COLUMNS if column != "type"])
+_WRITE_TYPE = _write_statement(COLUMNS)
 _WRITE_FIRST = _write_first_statement()

@@ -153,6 +153,14 @@ def test_an_exception_is_given_with_a_reason_replaced_and_ended_and_never_edited
     assert one.expires_at <= timezone.now()
 
 
+@pytest.mark.parametrize("more", [{"amount": 10**15 + 1}, {"expires_at_0": "9999-12-31", "expires_at_1": "23:59"}])
+def test_an_exception_beyond_all_bounds_is_asked_for_again(alice: Client, more: dict[str, Any]) -> None:
+    api = Feature.objects.create(code="api", name="API calls", kind="QUOTA")
+    sent = {"tenant": TenantFactory.create().pk, "feature": api.pk, "amount": 500, "reason": "pilot"}
+    with nothing_changes():
+        assert alice.post(url(FeatureOverride, "add"), sent | more).status_code == 200
+
+
 def test_a_switch_is_on_or_off_and_an_exception_ends_later(alice: Client) -> None:
     alerts = Feature.objects.create(code="alerts", name="Alerts", kind="SWITCH")
     sent = {"tenant": TenantFactory.create().pk, "feature": alerts.pk, "amount": 2, "reason": "pilot",

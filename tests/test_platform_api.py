@@ -15,11 +15,13 @@ from django.test import Client
 from django.utils import timezone
 
 from billing_site.api import keys
+from billing_site.api.problems import problem_response
 from billing_site.models import ApiKey
 from entitlements import slots
 from entitlements.models import Device, Feature, SlotAssignment, TierFeature
 from subscriptions import lifecycle
 from subscriptions.audit import Actor
+from subscriptions.errors import IllegalTransition
 from subscriptions.models import Subscription, Tenant
 from tests import openapi
 from tests.builders import JAN_1, TenantFactory, subscription, tier
@@ -359,6 +361,53 @@ def test_the_number_of_statements_does_not_grow_with_the_devices(bought: Subscri
     with statements(7):
         body = {"mode": "per_item", "devices": [{"device_id": f"m-{n}", "tier": "basic"} for n in (1, 2)]}
         provision(client, body)
+
+
+# --- strange callers -------------------------------------------------------------------------------------------------
+
+
+def test_a_device_may_be_called_access(bought: Subscription) -> None:
+    client = with_key("devices:write")
+    slots.assign(bought.tenant_id, "access", "basic", actor=Actor.api_key(3), now=JAN_1)
+    path = DEVICE.format(tenant="acme", device_id="access")
+    assert client.delete(path).status_code == 204
+    assert (Client().delete(path).status_code, client.get(path).status_code) == (401, 405)
+
+
+@pytest.mark.parametrize("body", ['{"\\ud800": 1}', '{"devices": [{"device_id": "d-2"}], "mode": "\\ud800"}'])
+def test_half_a_character_is_refused_as_it_came(bought: Subscription, body: str) -> None:
+    with nothing_changes():
+        answer = with_key("devices:write").post(DEVICES.format(tenant="acme"), body, content_type="application/json")
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ("[" * 100_000, 400, "parse_error"),
+        (" " * (1024 * 1024 + 1), 413, "too_many"),
+        (" " * 3_000_000, 413, "too_many"),
+    ],
+)
+@pytest.mark.parametrize("path", [DEVICES, "/api/v1/platform/tenants/{tenant}/quotas/messages/consume"])
+def test_a_body_that_is_too_deep_or_too_large_is_a_problem(
+    acme: Tenant, path: str, body: str, status: int, code: str
+) -> None:
+    client = with_key("devices:write", "quotas:write")
+    answer = client.post(path.format(tenant="acme"), body, content_type="application/json")
+    assert (answer.status_code, answer["Content-Type"]) == (status, "application/problem+json")
+    assert answer.json()["code"] == code
+
+
+def test_a_host_that_is_not_ours_is_a_problem() -> None:
+    answer = with_key("entitlements:read").get("/api/v1/platform/tenants/acme/entitlements", headers={"Host": "evil"})
+    assert (answer.status_code, answer["Content-Type"]) == (400, "application/problem+json")
+
+
+def test_what_an_error_tells_does_not_hide_what_it_is() -> None:
+    answer = problem_response(IllegalTransition("It is over.", status="EXPIRED", allowed=[]), {})
+    assert answer is not None
+    assert (answer.status_code, answer.data["status"], answer.data["allowed"]) == (409, 409, [])
 
 
 # --- the description -------------------------------------------------------------------------------------------------

@@ -220,3 +220,19 @@ def follow_plan(f: Fleet, plan: Plan) -> None:
     with transaction.atomic():
         entry = lifecycle.change_plan(f.addon.pk, plan=plan, price=None, actor=STRIPE, now=NOW)
         follow([entry] if entry else [], actor=STRIPE, now=NOW)
+
+
+def test_a_change_of_a_subscription_holds_nobody_up_who_only_refers_to_it() -> None:
+    """An allocation that a transaction touches twice refers to it again at the commit, with the tenant locked: whoever
+    has changed it, and waits for the tenant, would never come to an end.
+    """
+    s = subscription(slots={"basic": 1})
+
+    def refer() -> int:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT FROM subscriptions WHERE id = %s FOR KEY SHARE NOWAIT", [s.pk])
+            return len(cursor.fetchall())
+
+    with transaction.atomic():
+        lifecycle.renew(s.pk, term_end=on(5, 1), **by(NOW))
+        assert at_once(refer) == [1]

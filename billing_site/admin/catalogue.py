@@ -13,8 +13,9 @@ from unfold.decorators import display
 
 from billing_site.admin.views import Found, link, when
 from billing_site.provenance import actor_of
-from entitlements.features import end_override, override
+from entitlements.features import MOST, end_override, override
 from entitlements.models import DeviceTier, Feature, FeatureOverride, PlanFeature, PlanSlots, TierFeature
+from subscriptions.terms import LATEST
 
 
 class NeverDeleted:
@@ -105,8 +106,12 @@ class OverrideForm(forms.ModelForm):  # type: ignore[type-arg]
         feature, amount, until = said.get("feature"), said.get("amount"), said.get("expires_at")
         if feature and feature.kind == Feature.Kind.SWITCH and amount not in (None, 0, 1):
             self.add_error("amount", "It is a switch: 1 is on, 0 is off.")
+        elif amount and amount > MOST:
+            self.add_error("amount", f"At most {MOST:,}.")
         if until and until <= timezone.now():
             self.add_error("expires_at", "This has passed.")
+        elif until and until > LATEST:
+            self.add_error("expires_at", f"Not later than {LATEST:%Y}. Empty: never.")
         return said
 
     def _post_clean(self) -> None:

@@ -23,6 +23,7 @@ class PlatformView(views.APIView):
 
     authentication_classes = (ApiKeyHeader,)
     permission_classes = (HasScope,)
+    parser_classes = (slots_api.Json,)
     scope = ""
 
     @property
@@ -44,7 +45,6 @@ class Devices(PlatformView):
     """Where devices are made: each that is registered here has a slot."""
 
     scope = "devices:write"
-    parser_classes = (slots_api.Json,)
 
     @slots_api.described
     def post(self, request: Request, tenant: str) -> Response:

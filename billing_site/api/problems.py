@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions, status
 from rest_framework.response import Response
@@ -17,7 +17,7 @@ CONTENT_TYPE = "application/problem+json"
 def problem(http_status: int, code: str, detail: str = "", **facts: Any) -> dict[str, Any]:
     title = HTTPStatus(http_status).phrase
     named = {"type": "about:blank", "title": title, "status": http_status, "code": code, "detail": detail or title}
-    return named | facts
+    return named | {name: fact for name, fact in facts.items() if name not in named}
 
 
 def problem_response(error: Exception, context: dict[str, Any]) -> Response | None:
@@ -30,6 +30,10 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
             body = problem(status.HTTP_404_NOT_FOUND, "not_found")
         case PermissionDenied():
             body = problem(status.HTTP_403_FORBIDDEN, "permission_denied")
+        case RequestDataTooBig():
+            body = problem(status.HTTP_413_REQUEST_ENTITY_TOO_LARGE, "too_many", "The body is too large.")
+        case SuspiciousOperation():
+            body = problem(status.HTTP_400_BAD_REQUEST, "bad_request")
         case exceptions.ValidationError():
             body = problem(error.status_code, "invalid", "Some parameters are not valid.", errors=error.detail)
         case exceptions.APIException():
@@ -41,6 +45,11 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
             return None
     set_rollback()
     return Response(body, status=body["status"], headers=headers, content_type=CONTENT_TYPE)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> JsonResponse:
+    """What Django refuses before any view is asked: a host that is not ours, say."""
+    return JsonResponse(problem(400, "bad_request"), status=400, content_type=CONTENT_TYPE)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
