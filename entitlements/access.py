@@ -99,22 +99,29 @@ _REASON = f"""
          WHEN NOT {serving.is_cancelled("s", "main")} AND %(now)s < {_SUSPENSION_END} THEN '{Reason.SUSPENDED}'
          ELSE '{Reason.EXPIRED}' END"""
 _FEATURES = f"""
-    (SELECT jsonb_object_agg(feature.code, CASE feature.kind WHEN '{Feature.Kind.SWITCH}'
-                             THEN to_jsonb(has.amount > 0) ELSE to_jsonb(has.amount) END)::text
-       FROM tier_features AS has JOIN features AS feature ON feature.id = has.feature_id
-      WHERE has.tier_id = x.tier_id)"""
+    jsonb_object_agg(feature.code, CASE feature.kind WHEN '{Feature.Kind.SWITCH}'
+                     THEN to_jsonb(has.amount > 0) ELSE to_jsonb(has.amount) END)::text AS features
+       FROM tier_features AS has JOIN features AS feature ON feature.id = has.feature_id"""
 
 
 def answers(asked: str, *, more: str = "", whose: str = "true") -> str:
     """The statement that answers `asked`: the columns that `read` reads, after those of `more`."""
+    if asked.endswith(MANY):  # what a tier gives is put together once, and not for each of a thousand devices
+        given = f"WITH given AS MATERIALIZED (SELECT has.tier_id, {_FEATURES} GROUP BY has.tier_id)"
+        features, of_tier = "given.features", "LEFT JOIN given ON given.tier_id = x.tier_id"
+        order = "ORDER BY question.place"
+    else:
+        given = of_tier = order = ""
+        features = f"(SELECT {_FEATURES} WHERE has.tier_id = x.tier_id)"
     # OFFSET 0: the reason is found once, not in each column that asks for it.
-    order = "ORDER BY question.place" if asked.endswith(MANY) else ""
     return f"""
+        {given}
         SELECT {more} said.reason, tier.code, s.number,
                CASE said.reason WHEN '{Reason.OK}' THEN serving.until
                                 WHEN '{Reason.NOT_STARTED}' THEN s.term_start END,
-               CASE said.reason WHEN '{Reason.OK}' THEN {_FEATURES} END
-          FROM {asked} {found(whose)} CROSS JOIN LATERAL (SELECT {_REASON} AS reason OFFSET 0) AS said {order}"""
+               CASE said.reason WHEN '{Reason.OK}' THEN {features} END
+          FROM {asked} {found(whose)} {of_tier}
+         CROSS JOIN LATERAL (SELECT {_REASON} AS reason OFFSET 0) AS said {order}"""
 
 
 def read(row: Sequence[Any]) -> Access:
