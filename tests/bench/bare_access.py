@@ -9,7 +9,8 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from rest_framework import serializers
-from rest_framework.exceptions import NotFound, PermissionDenied
+from rest_framework.exceptions import PermissionDenied
+from rest_framework.generics import get_object_or_404
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -51,15 +52,10 @@ class WithTheOrm(APIView):
     def get(self, request: Request, tenant: str, device_id: str) -> Response:
         if "access:read" not in request.auth.scopes:
             raise PermissionDenied
-        slot: Any = (
-            SlotAssignment.objects.select_related(
-                "tenant", "device", "tier", "allocation__subscription__plan", "allocation__subscription__parent"
-            )
-            .filter(tenant__slug=tenant, device__device_id=device_id, released_at=None)
-            .first()
+        slots = SlotAssignment.objects.select_related(
+            "tenant", "device", "tier", "allocation__subscription__plan", "allocation__subscription__parent"
         )
-        if slot is None:
-            raise NotFound
+        slot: Any = get_object_or_404(slots, tenant__slug=tenant, device__device_id=device_id, released_at=None)
         slot.allowed = serving.serves(slot.allocation.subscription, timezone.now())
         slot.valid_until = serving.serves_until(slot.allocation.subscription)
         slot.features = {

@@ -1,7 +1,7 @@
 """A process of four callers that take slots when they are told to, a line of JSON on standard input each time:
 
-`{"what": "ours" | "floor" | "bulk", "tenants": [ids], "first": number, "each": how many a caller, "callers": how many}`.
-It answers with the seconds that it took. The devices are new, and named by their numbers from `first` on.
+`{"what": "ours" | "floor" | "bulk", "tenants": [ids], "first": number, "each": how many a caller, "callers": n}`. It
+answers with the seconds that it took. The devices are new, and named by their numbers from `first` on.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The summary of what a tenant may use: of one with 10,000 devices beside one with ten, and beside the bare counters."""
+"""The summary of what a tenant may use: of one with 10,000 devices beside one with ten, and the bare counters."""
 
 import os
 import subprocess

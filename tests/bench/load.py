@@ -67,7 +67,6 @@ class Load:
             raise RuntimeError(f"{job.path} answered {dict(report.statuses)} to {job.count} deliveries")
         return report
 
-
     def ask(self, questions: Questions) -> Report:
         """Raises RuntimeError unless every question was answered with 200."""
         report = self._pool.submit(_ask, questions).result(SLOWEST_SECONDS * 1.5)

@@ -1,4 +1,4 @@
-"""A process that asks for summaries when it is told to: `{"what": …, "tenant": id, "times": n}`; the seconds it took."""
+"""A process that asks for summaries when it is told to: `{"what": …, "tenant": id, "times": n}`; answers seconds."""
 
 import json
 import sys
