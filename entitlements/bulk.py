@@ -104,10 +104,10 @@ def assign_many(
             errors[wish.device_id] = error
     with transaction.atomic():
         room.lock(tenant_id)
-        first: dict[str, Wish] = {}
+        by_device: dict[str, Wish] = {}
         for wish in wishes:
-            first.setdefault(wish.device_id, wish)
-        good = [wish for wish in first.values() if wish.device_id not in errors]
+            by_device.setdefault(wish.device_id, wish)
+        good = [wish for wish in by_device.values() if wish.device_id not in errors]
         parameters = room.said([tenant_id], now, actor, source_id, reason)
         parameters |= {"tenant": tenant_id, "only": subscription_id}
         parameters |= {"devices": [wish.device_id for wish in good], "tiers": [wish.tier for wish in good]}

@@ -115,7 +115,7 @@ def prepared(statement: str, parameters: dict[str, Any]) -> Sequence[Any] | None
     connection.close_if_health_check_failed()
     connection.ensure_connection()
     wrapped = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
-    with wrapped(psycopg.Cursor(connection.connection)) as cursor:
+    with wrapped(psycopg.Cursor(connection.connection)) as cursor:  # type: ignore[arg-type]
         cursor.execute(statement, parameters)
         row: Sequence[Any] | None = cursor.fetchone()
         return row

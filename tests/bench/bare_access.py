@@ -50,7 +50,8 @@ class WithTheOrm(APIView):
     permission_classes = ()
 
     def get(self, request: Request, tenant: str, device_id: str) -> Response:
-        if "access:read" not in request.auth.scopes:
+        key: Any = request.auth
+        if "access:read" not in key.scopes:
             raise PermissionDenied
         slots = SlotAssignment.objects.select_related(
             "tenant", "device", "tier", "allocation__subscription__plan", "allocation__subscription__parent"

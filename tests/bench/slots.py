@@ -22,7 +22,7 @@ from tests.bench.sweep import SERVER
 from tests.bench.told import Told
 
 PROCESSES, CALLERS = 4, 4  # of each
-ROUNDS, EACH = 15, 15  # slots a caller and turn: short turns, for what else the machine does falls on both alike
+ROUNDS, EACH = 11, 15  # slots a caller and turn: short turns, for what else the machine does falls on both alike
 ALLOCATIONS = 1_000
 HOT = ALLOCATIONS + 1
 

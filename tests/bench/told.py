@@ -36,7 +36,7 @@ class Told:
 
     def line(self) -> str:
         assert self._process.stdout
-        line = self._process.stdout.readline()
+        line: str = self._process.stdout.readline()
         if not line:
             raise RuntimeError("The process has ended: see its error above.")
         return line
