@@ -53,7 +53,7 @@ def measure() -> list[Result]:
         env = dict(os.environ) | {"DATABASE_URL": url}
         subprocess.run(module("django", "migrate", "--verbosity", "0"), env=env, cwd=CHECKOUT, check=True)
         with psycopg.connect(url, autocommit=True) as database:
-            # Not empty ones: what is prepared while a table is empty is planned for an empty table, until it is analyzed.
+            # What is prepared while a table is empty is planned for an empty one, until it is analyzed.
             fleet.load(database, [100] * HOT)
         callers = Callers([stack.enter_context(Told("tests.bench.callers", url)) for _ in range(PROCESSES)])
         many = _beside(callers, "slots.many", [*range(1, ALLOCATIONS + 1)], 0.8, "over 1,000 allocations, 16 callers")
