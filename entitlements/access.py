@@ -5,7 +5,8 @@ What the clock should have ended by now has ended here, whether the clock went o
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
@@ -22,7 +23,7 @@ from subscriptions import serving, terms
 from subscriptions.states import GRANTS_ACCESS, INSTANTS, Status
 
 MOST_QUESTIONS = 1_000  # a call
-LONGEST_SLUG = 63
+SLUG = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
 
 
 class Reason(models.TextChoices):
@@ -99,27 +100,40 @@ _REASON = f"""
          WHEN NOT {serving.is_cancelled("s", "main")} AND %(now)s < {_SUSPENSION_END} THEN '{Reason.SUSPENDED}'
          ELSE '{Reason.EXPIRED}' END"""
 _FEATURES = f"""
-    (SELECT jsonb_object_agg(feature.code, CASE feature.kind WHEN '{Feature.Kind.SWITCH}'
-                             THEN to_jsonb(has.amount > 0) ELSE to_jsonb(has.amount) END)::text
-       FROM tier_features AS has JOIN features AS feature ON feature.id = has.feature_id
-      WHERE has.tier_id = x.tier_id)"""
+    jsonb_object_agg(feature.code, CASE feature.kind WHEN '{Feature.Kind.SWITCH}'
+                     THEN to_jsonb(has.amount > 0) ELSE to_jsonb(has.amount) END)::text AS features
+       FROM tier_features AS has JOIN features AS feature ON feature.id = has.feature_id"""
 
 
 def answers(asked: str, *, more: str = "", whose: str = "true") -> str:
     """The statement that answers `asked`: the columns that `read` reads, after those of `more`."""
+    if asked.endswith(MANY):  # what a tier gives is put together once, and not for each of a thousand devices
+        given = f"WITH given AS MATERIALIZED (SELECT has.tier_id, {_FEATURES} GROUP BY has.tier_id)"
+        features, of_tier = "given.features", "LEFT JOIN given ON given.tier_id = x.tier_id"
+        order = "ORDER BY question.place"
+    else:
+        given = of_tier = order = ""
+        features = f"(SELECT {_FEATURES} WHERE has.tier_id = x.tier_id)"
     # OFFSET 0: the reason is found once, not in each column that asks for it.
-    order = "ORDER BY question.place" if asked.endswith(MANY) else ""
     return f"""
+        {given}
         SELECT {more} said.reason, tier.code, s.number,
                CASE said.reason WHEN '{Reason.OK}' THEN serving.until
-                                WHEN '{Reason.NOT_STARTED}' THEN s.term_start END,
-               CASE said.reason WHEN '{Reason.OK}' THEN {_FEATURES} END
-          FROM {asked} {found(whose)} CROSS JOIN LATERAL (SELECT {_REASON} AS reason OFFSET 0) AS said {order}"""
+                                WHEN '{Reason.NOT_STARTED}' THEN s.term_start END::text,
+               CASE said.reason WHEN '{Reason.OK}' THEN {features} END
+          FROM {asked} {found(whose)} {of_tier}
+         CROSS JOIN LATERAL (SELECT {_REASON} AS reason OFFSET 0) AS said {order}"""
 
 
 def read(row: Sequence[Any]) -> Access:
     reason, tier, subscription, valid_until, features = row
-    return Access(_REASONS[reason], tier, subscription, valid_until, _features(features) if features else NO_FEATURES)
+    return Access(
+        _REASONS[reason],
+        tier,
+        subscription,
+        datetime.fromisoformat(valid_until) if valid_until else None,  # of a thousand, quicker than the driver does it
+        _features(features) if features else NO_FEATURES,
+    )
 
 
 _REASONS: Final = {reason.value: reason for reason in Reason}  # looked up a thousand times a call
@@ -133,8 +147,7 @@ def _features(text: str) -> Features:
 def question(tenant: str, device_id: str) -> tuple[str, str]:
     """What is asked of the database: what can be nobody's name is nobody's there, whatever bytes it has."""
     well_formed = DEVICE_ID.fullmatch(device_id)
-    is_slug = len(tenant) <= LONGEST_SLUG and tenant.isascii() and tenant.isprintable()
-    return tenant if is_slug else "", device_id if well_formed else ""
+    return tenant if SLUG.fullmatch(tenant) else "", device_id if well_formed else ""
 
 
 def parameters(pairs: Sequence[tuple[str, str]], now: datetime) -> dict[str, Any]:
@@ -142,8 +155,13 @@ def parameters(pairs: Sequence[tuple[str, str]], now: datetime) -> dict[str, Any
     if len(pairs) > MOST_QUESTIONS:
         raise TooMany(f"{len(pairs)} devices, where up to {MOST_QUESTIONS} are asked for.", limit=MOST_QUESTIONS)
     asked = [question(*pair) for pair in pairs]
-    tenants, devices = [tenant for tenant, _ in asked], [device for _, device in asked]
+    tenants, devices = _array(tenant for tenant, _ in asked), _array(device for _, device in asked)
     return {"tenants": tenants, "devices": devices, "now": now, **serving.windows()}
+
+
+def _array(names: Iterable[str]) -> str:
+    """As PostgreSQL writes one. What `question` lets through has no character that would need an escape."""
+    return "{" + ",".join([f'"{name}"' for name in names]) + "}"
 
 
 # --- who asks in Python ----------------------------------------------------------------------------------------------

@@ -34,21 +34,26 @@ class Outcome:
     error: DomainError | None = None
 
 
+# The planner takes what comes out of a CTE for a handful of rows, and joins two of them by comparing each with each: a
+# million comparisons for a thousand devices. So `lucky` is counted rather than joined, and what was written is brought
+# together with who wished for it outside.
 _ASSIGN_MANY = f"""
-    WITH {room.ROOM}, wish AS MATERIALIZED (
-        SELECT DISTINCT ON (given.device_id) given.device_id, given.place, tier.id AS tier_id, d.id AS device_pk,
-               x.tier_id AS present_tier_id, x.allocation_id AS present_allocation_id, x.assigned_at
+    WITH {room.ROOM}, has AS MATERIALIZED (
+        SELECT tier_id, sum(free) AS free FROM room GROUP BY tier_id
+    ), wish AS MATERIALIZED (
+        SELECT given.device_id, given.place, tier.id AS tier_id, tier.code, x.id IS NULL AS has_none,
+               x.tier_id AS present_tier_id, x.allocation_id, x.assigned_at
           FROM unnest(%(devices)s::text[], %(tiers)s::text[]) WITH ORDINALITY AS given (device_id, tier, place)
           JOIN device_tiers AS tier ON CASE WHEN given.tier = '' THEN tier.is_default ELSE tier.code = given.tier END
-          LEFT JOIN devices AS d ON d.tenant_id = %(tenant)s AND d.device_id = given.device_id
+          LEFT JOIN LATERAL (
+               SELECT d.id FROM devices AS d WHERE d.tenant_id = %(tenant)s AND d.device_id = given.device_id
+                LIMIT 1) AS d ON true  -- LIMIT: by its index, however many devices the tenant has
           LEFT JOIN slot_assignments AS x ON x.device_id = d.id AND x.released_at IS NULL
-         ORDER BY given.device_id, given.place
     ), lucky AS MATERIALIZED (
         SELECT wish.device_id, wish.tier_id, wish.place
           FROM (SELECT *, row_number() OVER (PARTITION BY tier_id ORDER BY place) AS number
-                  FROM wish WHERE present_tier_id IS NULL) AS wish
-          JOIN (SELECT tier_id, sum(free) AS free FROM room GROUP BY tier_id) AS has ON has.tier_id = wish.tier_id
-         WHERE wish.number <= has.free
+                  FROM wish WHERE has_none) AS wish
+         WHERE wish.number <= (SELECT free FROM has WHERE has.tier_id = wish.tier_id)
     ), device AS (
         INSERT INTO devices (tenant_id, device_id) SELECT %(tenant)s, device_id FROM lucky ORDER BY device_id
         ON CONFLICT (tenant_id, device_id) DO UPDATE
@@ -59,14 +64,16 @@ _ASSIGN_MANY = f"""
                row_number() OVER (PARTITION BY lucky.tier_id ORDER BY lucky.place) AS place
           FROM lucky JOIN device ON device.device_id = lucky.device_id
     ), {room.PLACE}, {room.ASSIGN_PLACED.format(also="")}
-    SELECT wish.device_id, tier.code, present.code, s.number, coalesce(wish.assigned_at, %(now)s),
-           assigned.id IS NOT NULL
-      FROM wish JOIN device_tiers AS tier ON tier.id = wish.tier_id
-      LEFT JOIN device_tiers AS present ON present.id = wish.present_tier_id
-      LEFT JOIN device ON device.device_id = wish.device_id
-      LEFT JOIN assigned ON assigned.device_id = device.id
-      LEFT JOIN tier_allocations AS a ON a.id = coalesce(assigned.allocation_id, wish.present_allocation_id)
-      LEFT JOIN subscriptions AS s ON s.id = a.subscription_id"""
+    SELECT 'WISH', NULL, wish.device_id, wish.code, present.code, s.number, wish.assigned_at
+      FROM wish LEFT JOIN device_tiers AS present ON present.id = wish.present_tier_id
+      LEFT JOIN tier_allocations AS a ON a.id = wish.allocation_id
+      LEFT JOIN subscriptions AS s ON s.id = a.subscription_id
+    UNION ALL
+    SELECT 'DEVICE', id, device_id, NULL, NULL, NULL, NULL FROM device
+    UNION ALL
+    SELECT 'SLOT', assigned.device_id, NULL, NULL, NULL, s.number, NULL
+      FROM assigned JOIN tier_allocations AS a ON a.id = assigned.allocation_id
+      JOIN subscriptions AS s ON s.id = a.subscription_id"""
 
 
 def assign_many(
@@ -97,23 +104,31 @@ def assign_many(
             errors[wish.device_id] = error
     with transaction.atomic():
         room.lock(tenant_id)
-        good = [wish for wish in wishes if wish.device_id not in errors]
+        by_device: dict[str, Wish] = {}
+        for wish in wishes:
+            by_device.setdefault(wish.device_id, wish)
+        good = [wish for wish in by_device.values() if wish.device_id not in errors]
         parameters = room.said([tenant_id], now, actor, source_id, reason)
         parameters |= {"tenant": tenant_id, "only": subscription_id}
         parameters |= {"devices": [wish.device_id for wish in good], "tiers": [wish.tier for wish in good]}
         with connection.cursor() as cursor:
             cursor.execute(_ASSIGN_MANY, parameters)
-            rows = {row[0]: row for row in cursor.fetchall()}
+            rows = cursor.fetchall()
+        found = {row[2]: row[3:] for row in rows if row[0] == "WISH"}
+        names = {row[1]: row[2] for row in rows if row[0] == "DEVICE"}
+        taken = {names[row[1]]: row[5] for row in rows if row[0] == "SLOT"}  # device id → the subscription's number
         slots: dict[str, Slot] = {}
         short: dict[str, list[str]] = {}  # tier → devices without a slot of it
-        for wish in {wish.device_id: wish for wish in reversed(good)}.values():
-            row = rows.get(wish.device_id)
-            if row is None:
-                errors[wish.device_id] = room.no_such_tier(wish.tier)
+        for wish in good:
+            device_id = wish.device_id
+            if device_id not in found:
+                errors[device_id] = room.no_such_tier(wish.tier)
                 continue
-            device_id, code, present, number, assigned_at, is_new = row
-            if is_new or present == code:
-                slots[device_id] = Slot(device_id, code, number, assigned_at, is_new=is_new)
+            code, present, number, assigned_at = found[device_id]
+            if device_id in taken:
+                slots[device_id] = Slot(device_id, code, taken[device_id], now, is_new=True)
+            elif present == code:
+                slots[device_id] = Slot(device_id, code, number, assigned_at, is_new=False)
             elif present:
                 errors[device_id] = TierDiffers(f"{device_id} has a slot of the tier {present}.", tier=present)
             else:

@@ -127,9 +127,9 @@ def assign(
 
 def _taken(parameters: Mapping[str, Any]) -> Sequence[Any]:
     if not connection.in_atomic_block:
-        return room.one(_TAKE, dict(parameters)) or ()
+        return room.prepared(_TAKE, dict(parameters)) or ()
     with transaction.atomic():  # what is refused is asked again, which the caller's transaction must outlive
-        return room.one(_TAKE, dict(parameters)) or ()
+        return room.prepared(_TAKE, dict(parameters)) or ()
 
 
 def release(

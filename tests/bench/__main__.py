@@ -10,12 +10,15 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from billing_site.local.environment import LOCAL
-from tests.bench import intake, sweep
+from tests.bench import access, entitlements, intake, slots, sweep
 from tests.bench.result import Result
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "intake": intake.measure,
     "sweep": sweep.measure,
+    "slots": slots.measure,
+    "access": access.measure,
+    "entitlements": entitlements.measure,
 }
 FILE = LOCAL / "bench.json"
 

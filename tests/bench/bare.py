@@ -1,4 +1,7 @@
-"""What the intake is measured beside: the barest view that does its work, an empty one, and dj-stripe's as it comes."""
+"""What the intake is measured beside: the barest view that does its work, an empty one, and dj-stripe's as it comes.
+
+And what the access check is measured beside: `bare_access`.
+"""
 
 import hmac
 import json
@@ -46,6 +49,14 @@ SECRET = os.environ["STRIPE_WEBHOOK_SECRET"].encode()
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.bench.bare_settings"
 application = get_wsgi_application()
 
-from djstripe.views import ProcessWebhookView  # noqa: E402, it needs the applications to be ready
+from djstripe.views import ProcessWebhookView  # noqa: E402, these need the applications to be ready
 
-urlpatterns = [path("floor", floor), path("empty", empty), path("djstripe/<uuid:uuid>", ProcessWebhookView.as_view())]
+from tests.bench import bare_access  # noqa: E402
+
+urlpatterns = [
+    path("floor", floor),
+    path("empty", empty),
+    path("djstripe/<uuid:uuid>", ProcessWebhookView.as_view()),
+    path("access/<str:tenant>/<str:device_id>", bare_access.floor),
+    path("orm/<str:tenant>/<str:device_id>", bare_access.WithTheOrm.as_view()),
+]

@@ -5,7 +5,7 @@ import selectors
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,15 @@ class Job:
     secret: str
     first: int
     count: int
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Send these requests, whole as they are, over so many connections to the server on this port of loopback."""
+
+    port: int
+    requests: Sequence[bytes]
+    connections: int = CONNECTIONS
 
 
 @dataclass(frozen=True)
@@ -58,15 +67,29 @@ class Load:
             raise RuntimeError(f"{job.path} answered {dict(report.statuses)} to {job.count} deliveries")
         return report
 
+    def ask(self, questions: Questions) -> Report:
+        """Raises RuntimeError unless every question was answered with 200."""
+        report = self._pool.submit(_ask, questions).result(SLOWEST_SECONDS * 1.5)
+        if report.statuses != Counter({200: len(questions.requests)}):
+            raise RuntimeError(f"{dict(report.statuses)} to {len(questions.requests)} questions")
+        return report
+
 
 def _deliver(job: Job) -> Report:
-    waiting = [_request(job, number) for number in range(job.first, job.first + job.count)]
+    return _sent(job.port, [_request(job, number) for number in range(job.first, job.first + job.count)], CONNECTIONS)
+
+
+def _ask(questions: Questions) -> Report:
+    return _sent(questions.port, [*questions.requests], questions.connections)
+
+
+def _sent(port: int, waiting: list[bytes], connections: int) -> Report:
     statuses: Counter[int] = Counter()
     with ExitStack() as stack:
         poll = stack.enter_context(selectors.DefaultSelector())
         lines: dict[int, socket.socket] = {}
-        for _ in range(min(CONNECTIONS, job.count)):
-            line = stack.enter_context(socket.create_connection(("127.0.0.1", job.port)))
+        for _ in range(min(connections, len(waiting))):
+            line = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             lines[line.fileno()] = line
             poll.register(line, selectors.EVENT_READ)
@@ -77,11 +100,11 @@ def _deliver(job: Job) -> Report:
         while lines:
             ready = poll.select(SLOWEST_SECONDS)
             if not ready or time.perf_counter() - begun > SLOWEST_SECONDS:
-                raise TimeoutError(f"{job.path} left deliveries unanswered")
+                raise TimeoutError(f"Port {port} left requests unanswered")
             for number in (key.fd for key, _ in ready):
                 data = lines[number].recv(65536)
                 if not data:
-                    raise ConnectionError(f"{job.path} hung up")
+                    raise ConnectionError(f"Port {port} hung up")
                 answers[number] += data
                 if not _is_whole(answers[number]):
                     continue

@@ -22,20 +22,21 @@ INDEXES = """
 
 def load(database: psycopg.Connection) -> None:
     """Fill an empty, migrated database; then VACUUM and ANALYZE it."""
-    with _bare(database):
+    with without_guards(database, TABLES):
         database.execute(Path(__file__).with_name("million.sql").read_bytes())
     database.execute("VACUUM (ANALYZE)")
 
 
 @contextmanager
-def _bare(database: psycopg.Connection) -> Iterator[None]:
-    dropped = [row for query in (CONSTRAINTS, INDEXES) for row in database.execute(query, [TABLES]).fetchall()]
-    for table in TABLES:
+def without_guards(database: psycopg.Connection, tables: list[str]) -> Iterator[None]:
+    """Within it these tables have no triggers, foreign keys and indexes; afterwards the same as before."""
+    dropped = [row for query in (CONSTRAINTS, INDEXES) for row in database.execute(query, [tables]).fetchall()]
+    for table in tables:
         database.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER".encode())
     for drop, _ in dropped:
         database.execute(drop.encode())
     yield
     for _, make in reversed(dropped):
         database.execute(make.encode())
-    for table in TABLES:
+    for table in tables:
         database.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER".encode())
