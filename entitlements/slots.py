@@ -51,12 +51,14 @@ def check_device_id(device_id: str) -> None:
 _TAKE = f"""
     WITH tier AS (
         SELECT id, code FROM device_tiers WHERE CASE WHEN %(tier)s = '' THEN is_default ELSE code = %(tier)s END
-    ), present AS (
+    ), present AS MATERIALIZED (  -- row by row: a plan that was made while the tables were empty is still a good one
         SELECT x.assigned_at, tiers.code, s.number
-          FROM devices AS d JOIN slot_assignments AS x ON x.device_id = d.id AND x.released_at IS NULL
-          JOIN device_tiers AS tiers ON tiers.id = x.tier_id JOIN tier_allocations AS a ON a.id = x.allocation_id
-          JOIN subscriptions AS s ON s.id = a.subscription_id
-         WHERE d.tenant_id = %(tenant)s AND d.device_id = %(device)s
+          FROM (SELECT id FROM devices WHERE tenant_id = %(tenant)s AND device_id = %(device)s LIMIT 1) AS d
+         CROSS JOIN LATERAL (SELECT assigned_at, tier_id, allocation_id FROM slot_assignments
+                              WHERE device_id = d.id AND released_at IS NULL LIMIT 1) AS x
+         CROSS JOIN LATERAL (SELECT code FROM device_tiers WHERE id = x.tier_id LIMIT 1) AS tiers
+         CROSS JOIN LATERAL (SELECT subscription_id FROM tier_allocations WHERE id = x.allocation_id LIMIT 1) AS a
+         CROSS JOIN LATERAL (SELECT number FROM subscriptions WHERE id = a.subscription_id LIMIT 1) AS s
     ), found AS MATERIALIZED (
         SELECT a.id, s.number FROM {room.SERVING} AND a.slots_used < a.slot_limit
            AND a.tier_id = (SELECT id FROM tier) AND NOT EXISTS (SELECT FROM present)
