@@ -269,6 +269,7 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "Termkeeper",
     "VERSION": "1",
     "DESCRIPTION": "What a tenant bought, until when, and what its devices may do.",
+    "SCHEMA_PATH_PREFIX": "/api/v1",  # what follows it names the group: customer, platform
     "OAS_VERSION": "3.1.1",  # its schemas are JSON Schema: the tests hold real answers to them
     "SERVE_INCLUDE_SCHEMA": False,
     "SWAGGER_UI_DIST": "SIDECAR",

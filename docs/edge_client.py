@@ -47,13 +47,16 @@ class Edge:
 
     def poll(self) -> None:
         """Bring the copy to what the service says. Safe to repeat, late or not at all: what could not be read is read
-        by the next one, and what is too old until then is not believed.
+        by the next one, and what is too old until then is not believed. Raises HTTPError for a key that is not good.
         """
         try:
             self._follow()
             self.stale |= {tenant for tenant in self.tenants if self._is_due(tenant)}
             for tenant in sorted(self.stale):
                 self._read(tenant)
+        except HTTPError as error:
+            if error.code in (401, 403):
+                raise  # the key is wrong: waiting does not help
         except (URLError, OSError):
             pass  # the service is away: a real gateway counts this, and raises an alarm
 

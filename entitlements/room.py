@@ -13,7 +13,7 @@ import psycopg
 from django.db import connection
 
 from entitlements.errors import NoFreeSlot, NoSuchTier, TierNotSold
-from entitlements.models import PlanSlots
+from entitlements.models import PlanSlots, TierAllocation
 from subscriptions import serving
 from subscriptions.errors import DomainError
 from subscriptions.states import Type
@@ -54,13 +54,16 @@ PLACE = """
          WHERE a.id = by_allocation.allocation_id
         RETURNING a.id
     )"""
-ASSIGN_PLACED = """
+INTO_ASSIGNMENTS = (
+    "INSERT INTO slot_assignments (allocation_id, tier_id, device_id, tenant_id, assigned_at, assigned_by, source_id,"
+    " reason, released_by, ended, end_reason)"
+)
+ASSIGN_PLACED = f"""
     assigned AS (
-        INSERT INTO slot_assignments (allocation_id, tier_id, device_id, tenant_id, assigned_at, assigned_by, source_id,
-                                      reason, released_by, ended, end_reason)
+        {INTO_ASSIGNMENTS}
         SELECT placed.allocation_id, placed.tier_id, placed.device_pk, placed.tenant_id, %(now)s, %(actor)s, %(source)s,
                %(reason)s, '', '', ''
-          FROM placed JOIN taken ON taken.id = placed.allocation_id {also}
+          FROM placed JOIN taken ON taken.id = placed.allocation_id {{also}}
          ORDER BY placed.device_pk
         RETURNING id, device_id, allocation_id
     )"""
@@ -165,7 +168,11 @@ def none_left(
     plans = [*sells.values_list("plan__code", flat=True)[:20]]
     facts: dict[str, Any] = {"tier": tier, "limit": int(limit), "used": int(used), "available": int(limit - used)}
     if not count:
-        help_ = f"Buy a plan that sells it: {', '.join(plans)}." if plans else "No plan on sale sells it."
+        held = TierAllocation.objects.filter(tenant=tenant_id, tier__code=tier, is_open=True, slot_limit__gt=0)
+        if numbers := [*held.order_by("pk").values_list("subscription__number", flat=True)[:3]]:
+            help_ = f"{', '.join(numbers)} would, and does not serve now: renew it, or wait until it begins."
+        else:
+            help_ = f"Buy a plan that sells it: {', '.join(plans)}." if plans else "No plan on sale sells it."
         return TierNotSold(would_help=help_, plans=plans, **facts)
     detail = f"{used} of {limit} slots of the tier {tier} are in use" + (
         f", {wanted} more are wanted." if wanted > 1 else "."

@@ -74,8 +74,7 @@ _TAKE = f"""
            SET deleted_at = NULL, parked_at = NULL, parked_tier_id = NULL, transaction_id = {THIS}
         RETURNING id
     ), assigned AS (
-        INSERT INTO slot_assignments (allocation_id, tier_id, device_id, tenant_id, assigned_at, assigned_by, source_id,
-                                      reason, released_by, ended, end_reason)
+        {room.INTO_ASSIGNMENTS}
         SELECT taken.id, taken.tier_id, device.id, %(tenant)s, %(now)s, %(actor)s, %(source)s, %(reason)s, '', '', ''
           FROM taken, device
         RETURNING assigned_at
@@ -229,8 +228,7 @@ _MOVE = f"""
     ), touched AS (
         UPDATE devices AS d SET transaction_id = {THIS} FROM left_it WHERE d.id = left_it.device_id RETURNING d.id
     ), assigned AS (
-        INSERT INTO slot_assignments (allocation_id, tier_id, device_id, tenant_id, assigned_at, assigned_by, source_id,
-                                      reason, released_by, ended, end_reason)
+        {room.INTO_ASSIGNMENTS}
         SELECT found.id, found.tier_id, touched.id, %(tenant)s, %(now)s, %(actor)s, %(source)s, %(reason)s, '', '', ''
           FROM found, touched
         RETURNING assigned_at

@@ -209,9 +209,16 @@ def test_each_needs_its_permission() -> None:
         assert client.post(ADD, wanted()).status_code == 403
     for client in (viewer, maker, nobody):
         assert client.post(revoke_page(key)).status_code == 403
-    assert maker.post(ADD, wanted()).status_code == 200
+    assert maker.post(ADD, wanted(name="another")).status_code == 200
     assert (ApiKey.objects.count(), ApiKey.objects.filter(revoked_at=None).count()) == (2, 2)
     assert nobody.get(url(ApiKey, "changelist")).status_code == 403
+
+
+def test_a_form_that_is_sent_again_makes_no_second_key(alice: Client) -> None:
+    alice.post(ADD, wanted())
+    again = alice.post(ADD, wanted())
+    assert "A key of this name is there already" in again.content.decode()
+    assert ApiKey.objects.count() == 1
 
 
 def test_the_list_takes_as_many_queries_for_one_key_as_for_many(alice: Client) -> None:

@@ -192,10 +192,10 @@ def everything() -> dict[str, list[Mapping[str, Any]]]:
 
 
 def test_seeding_twice_changes_nothing_the_second_time(stripe: Sandbox) -> None:
-    assert run("seed_demo") == ["3 tenants, 2 plans."]
+    assert run("seed_demo") == ["3 tenants, 3 plans."]
     before, at_stripe = everything(), len(stripe.api("GET", "/v1/subscriptions", status="all")["data"])
     assert {tenant["slug"] for tenant in before["Tenant"]} == {"acme", "borealis", "cirrus"}
-    assert run("seed_demo") == ["3 tenants, 2 plans."]
+    assert run("seed_demo") == ["3 tenants, 3 plans."]
     assert everything() == before
     assert len(stripe.api("GET", "/v1/subscriptions", status="all")["data"]) == at_stripe == 1
 

@@ -55,6 +55,10 @@ class NewKey(forms.ModelForm):  # type: ignore[type-arg]
                 keys.check(**self._wanted())
             except keys.InvalidKey as error:
                 self.add_error(None, error.detail)
+        # A page that is loaded anew sends its form again: it must not make a second key that nobody sees.
+        same = ApiKey.objects.filter(name=found.get("name"), tenant=found.get("tenant"), revoked_at=None)
+        if same.exists():
+            self.add_error("name", "A key of this name is there already: revoke it, or choose another name.")
         return found
 
     def _wanted(self) -> dict[str, Any]:

@@ -52,17 +52,20 @@ Try
 
 MORE = """\
   - what will happen, and what would, if:  make manage RUN="forecast {number}"
-                                           make manage RUN="forecast {number} --cancelled-on 2030-01-01"
+                                           make manage RUN="forecast {number} --cancelled-on {soon}"
   - every verb from a terminal:            make manage RUN="subscription --help"
   - and in the back office:                "Change" on the subscription's page, each with a preview
-  - devices: 35 of Borealis Sensors have slots. See them (log in as borealis), let a service ask for one, and see
-    what happens when one too many comes:
+  - devices: 35 of Cirrus Weather have slots, the ten premium ones are all in use. See them (log in as cirrus /
+    {password}), let a service ask for one, and see what happens when one too many comes:
         make manage RUN="api_key create gateway --scope access:read --scope devices:write"
-        curl -sS -H "X-API-Key: tk_…" {url}/api/v1/platform/tenants/borealis/devices/sensor-01/access
-        curl -sS -H "X-API-Key: tk_…" --json '{{"device_id": "sensor-99", "tier": "premium"}}' \
-             {url}/api/v1/platform/tenants/borealis/devices
-    their tiers, plans and slots:          {url}/admin/, under Catalogue
+        curl -sS -H "Authorization: Bearer tk_…" {url}/api/v1/platform/tenants/cirrus/devices/sensor-01/access
+        curl -sS -H "Authorization: Bearer tk_…" -H "Content-Type: application/json" \\
+             -d '{{"device_id": "sensor-99", "tier": "premium"}}' {url}/api/v1/platform/tenants/cirrus/devices
+    a smaller plan parks who came last:    make manage RUN="subscription change-plan {cirrus} --plan fleet-s \\
+                                             --park newest --reason test --dry-run"
+    the catalogue:                         {url}/admin/entitlements/devicetier/ (edit a plan's slots, then sync)
     that no slot is lost:                  make manage RUN="verify_slots"
+    a copy for a gateway that is offline:  docs/edge.md
   - that the audit was not touched:        make manage RUN="verify_audit" (a job seals it every minute)"""
 
 
@@ -79,12 +82,17 @@ class Command(BaseCommand):
         self.stdout.write(PLACES.format(**places))
         acme = Subscription.objects.filter(tenant__slug="acme").order_by("pk").first()
         if acme and acme.status != Status.TRIAL:
-            more = MORE.format(number=acme.number, url=places["url"])
+            more = self._more(acme, places)
             self.stdout.write(FOLLOWED.format(**places, number=acme.number, status=acme.status, pk=acme.pk, more=more))
         elif acme and settings.DEMO_STRIPE_URL:
-            self.stdout.write(FIRST_STEPS.format(**places, **self._to_do(acme, places["url"])))
+            self.stdout.write(FIRST_STEPS.format(**places, **self._to_do(acme, places)))
 
-    def _to_do(self, acme: Subscription, url: str) -> dict[str, object]:
+    def _more(self, acme: Subscription, places: dict[str, str]) -> str:
+        cirrus = Subscription.objects.filter(tenant__slug="cirrus").order_by("pk").first()
+        soon = (timezone.now() + timedelta(days=40)).date()
+        return MORE.format(**places, number=acme.number, cirrus=cirrus and cirrus.number, soon=soon)
+
+    def _to_do(self, acme: Subscription, places: dict[str, str]) -> dict[str, object]:
         try:
             at_stripe = awaited_purchase(acme.tenant)
         except StripeError:
@@ -92,7 +100,7 @@ class Command(BaseCommand):
         month_over = timezone.now() + timedelta(days=32, hours=settings.SETTLEMENT_HOURS + 24)
         return {
             "number": acme.number,
-            "more": MORE.format(number=acme.number, url=url),
+            "more": self._more(acme, places),
             "pk": acme.pk,
             "at_stripe": at_stripe,
             "hours": settings.SETTLEMENT_HOURS,

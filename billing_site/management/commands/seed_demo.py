@@ -43,6 +43,7 @@ class Command(BaseCommand):
         basic = self._tier("basic", "Basic", is_default=True)
         premium = self._tier("premium", "Premium", position=1)
         fleet = self._plan("fleet", "Fleet", Type.MAIN, 49_00, {basic: 50, premium: 10})
+        self._plan("fleet-s", "Small fleet", Type.MAIN, 19_00, {basic: 20, premium: 5})
         trial = self._plan("trial", "Free trial", Type.TRIAL, None, {basic: 5})
         calls = self._feature("api-calls", "API calls", Feature.Kind.QUOTA)
         PlanFeature.objects.get_or_create(plan=fleet, feature=calls, defaults={"amount": 100_000})
@@ -51,15 +52,17 @@ class Command(BaseCommand):
         TierFeature.objects.get_or_create(tier=premium, feature=video)
         acme = self._tenant("acme", "Acme Robotics", "owner")
         borealis = self._tenant("borealis", "Borealis Sensors", "borealis")
-        self._tenant("cirrus", "Cirrus Weather", "cirrus")
+        cirrus = self._tenant("cirrus", "Cirrus Weather", "cirrus")
         now, by = timezone.now(), Actor.staff(staff.pk)
         self._start(
             acme, Purchase(trial, now, now + timedelta(days=14)), by, now, "demo:acme-trial", "asked for a trial"
         )
         last_year = Purchase(fleet, now - timedelta(days=345), now + timedelta(days=20), fleet.prices.get())
         self._start(borealis, last_year, by, now, "demo:borealis", "purchase order 4711")
-        wishes = [Wish(f"sensor-{n:02}", "premium" if n > 30 else "basic") for n in range(1, 36)]
-        assign_many(borealis.pk, wishes, actor=by, now=now, reason="the demo's devices")
+        three_years = Purchase(fleet, now - timedelta(days=20), now + timedelta(days=1075), fleet.prices.get())
+        self._start(cirrus, three_years, by, now, "demo:cirrus", "purchase order 4712")
+        wishes = [Wish(f"sensor-{n:02}", "premium" if n > 25 else "basic") for n in range(1, 36)]
+        assign_many(cirrus.pk, wishes, all_or_nothing=False, actor=by, now=now, reason="the demo's devices")
         try:
             awaited_purchase(acme)
         except stripe_api.StripeError as error:

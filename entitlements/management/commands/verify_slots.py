@@ -1,5 +1,5 @@
 import json
-from argparse import ArgumentParser
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -22,8 +22,9 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.epilog = "Rules, and how they are repaired: " + " ".join(
-            f"{check.name}: {check.sentence} ({check.repaired})" for check in CHECKS
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = "rules, and how they are repaired:\n" + "\n".join(
+            f"  {check.name:<24} {check.sentence} ({check.repaired})" for check in CHECKS
         )
         parser.add_argument("--tenant", type=text, metavar="SLUG", help="only of this tenant")
         parser.add_argument(
