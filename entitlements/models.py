@@ -101,7 +101,11 @@ class TierAllocation(models.Model):
     does not change without its audit entry (the trigger is in migration 0003).
     """
 
-    subscription = models.ForeignKey(Subscription, on_delete=models.PROTECT, related_name="allocations", db_index=False)
+    # No foreign key: the trigger that finds its tenant needs it, it never changes, and no subscription is ever deleted.
+    # A key would be checked again at the commit of whoever moves the counter twice, and wait for who changes the type.
+    subscription = models.ForeignKey(
+        Subscription, on_delete=models.PROTECT, related_name="allocations", db_index=False, db_constraint=False
+    )
     tenant = models.ForeignKey(  # written by a trigger: its subscription's
         Tenant, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False, editable=False
     )

@@ -236,3 +236,21 @@ def test_a_change_of_a_subscription_holds_nobody_up_who_only_refers_to_it() -> N
     with transaction.atomic():
         lifecycle.renew(s.pk, term_end=on(5, 1), **by(NOW))
         assert at_once(refer) == [1]
+
+
+def test_who_takes_and_gives_back_in_one_transaction_waits_for_nobody_who_changes_what_was_bought() -> None:
+    """A trial that is converted changes its type, a key: with a foreign key to it, the commit would wait for that."""
+    trial = subscription(Type.TRIAL, slots={"basic": 2})
+    slots.assign(trial.tenant_id, "a", "basic", **BY)
+    slots.assign(trial.tenant_id, "b", "basic", **BY)
+    limits.resize(trial.pk, "basic", 1, park=Park.NEWEST, **by(NOW))
+
+    def takes_and_gives_back() -> bool:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = '3s'")
+            return slots.release(trial.tenant_id, "a", **BY)  # and b returns into its slot
+
+    with transaction.atomic():
+        purchase = lifecycle.Purchase(selling({"basic": 5}), NOW, on(3, 1))
+        lifecycle.activate(trial.pk, purchase=purchase, **by(NOW))
+        assert at_once(takes_and_gives_back) == [True]
