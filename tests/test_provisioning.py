@@ -1,12 +1,13 @@
 """A device between tenants: to the platform an id is one device, which is released before it goes elsewhere."""
 
 import json
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 
 from entitlements import limits, provisioning, slots
@@ -121,7 +122,7 @@ def test_one_that_waits_for_a_slot_elsewhere_has_none(acme: Subscription, other:
     assert claim(acme).is_new
 
 
-def test_one_that_has_its_slot_here_keeps_it_whoever_calls_one_of_his_own_the_same(
+def test_one_that_has_its_slot_here_keeps_it_though_another_tenant_has_one_of_that_id(
     acme: Subscription, other: Subscription
 ) -> None:
     slots.assign(acme.tenant_id, "d-1", "basic", **BY)
@@ -157,12 +158,12 @@ def test_a_thousand_devices_take_as_many_statements_as_one(count: int, django_as
 
 def race(*claims: Callable[[], Any]) -> list[Any]:
     """What they got, where all have looked before any has a slot, or wait for who has."""
-    gate: list[bool] = []
+    held = threading.Event()
 
     def hold() -> None:
-        with provisioning.transaction.atomic(), connection.cursor() as cursor:
+        with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SELECT FROM tier_allocations ORDER BY id FOR UPDATE")
-            gate.append(True)
+            held.set()
             for _ in range(3_000):
                 cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
                 if cursor.fetchone()[0] >= len(claims):
@@ -171,12 +172,11 @@ def race(*claims: Callable[[], Any]) -> list[Any]:
             raise AssertionError("They did not all come to a lock.")
 
     def when_held(does: Callable[[], Any]) -> Any:
-        while not gate:
-            pass
+        assert held.wait(30)
         return does()
 
-    held, *outcomes = at_once(hold, *(partial(when_held, does) for does in claims))
-    assert held is None
+    nothing, *outcomes = at_once(hold, *(partial(when_held, does) for does in claims))
+    assert nothing is None
     return outcomes
 
 
@@ -187,7 +187,6 @@ def many(s: Subscription, *device_ids: str) -> Any:
 CLAIMS = [
     lambda a, b: (partial(claim, a), partial(claim, b)),
     lambda a, b: (partial(many, a, "d-1", "d-2"), partial(many, b, "d-2", "d-1")),
-    lambda a, b: (partial(many, a, "d-0", "d-1"), partial(claim, b)),
 ]
 
 
@@ -208,7 +207,7 @@ def test_without_the_locks_both_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_locks_are_taken_in_one_order_and_there_are_not_many() -> None:
-    ids = [f"d-{n}" for n in range(1_000)]
-    taken = provisioning.locks(ids)
-    assert taken == sorted({*taken}) == provisioning.locks(ids[::-1])
-    assert 0 <= taken[0] <= taken[-1] < 1_024
+    for first in range(0, 10_000, 10):
+        taken = provisioning.locks([f"d-{n}" for n in range(first, first + 10)])
+        assert taken == sorted({*taken})
+        assert 0 <= taken[0] <= taken[-1] < 1_024
