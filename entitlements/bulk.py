@@ -1,8 +1,9 @@
 """Slots for many devices at once, in as many statements as for one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from django.db import connection, transaction
 
@@ -76,6 +77,11 @@ _ASSIGN_MANY = f"""
       JOIN subscriptions AS s ON s.id = a.subscription_id"""
 
 
+def check_number(wishes: Sequence[Wish]) -> None:
+    if len(wishes) > MOST_DEVICES:
+        raise TooMany(f"{len(wishes)} devices, where up to {MOST_DEVICES} are taken.", limit=MOST_DEVICES)
+
+
 def assign_many(
     tenant_id: int,
     wishes: Sequence[Wish],
@@ -86,17 +92,18 @@ def assign_many(
     subscription_id: int | None = None,
     source_id: str = "",
     reason: str = "",
+    refused: Mapping[str, DomainError] = MappingProxyType({}),
 ) -> list[Outcome]:
     """Give up to 1,000 devices slots, in the order of the wishes; an outcome each. As many statements as for one.
 
     All or nothing: raises the first error, with `errors` for every device that has one, and nothing is written. Else
-    whoever can gets one. Of a device that is named twice the first counts. Raises TooMany.
+    whoever can gets one. Of a device that is named twice the first counts. `refused` is why some get none, whatever
+    room there is. Raises TooMany.
     """
     check_reason(actor, reason)
     terms.aware(now, "now")
-    if len(wishes) > MOST_DEVICES:
-        raise TooMany(f"{len(wishes)} devices, where up to {MOST_DEVICES} are taken.", limit=MOST_DEVICES)
-    errors: dict[str, DomainError] = {}
+    check_number(wishes)
+    errors = dict(refused)
     for wish in wishes:
         try:
             check_device_id(wish.device_id)

@@ -28,7 +28,7 @@ class TierDiffers(DomainError):
 
 
 class StillAssigned(DomainError):
-    """The device has a slot: release it first."""
+    """The device has a slot at another tenant: release it there first."""
 
     code, http_status = "still_assigned", 409
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from django.db import connection
 from django.db.models import F
 
-from entitlements import bulk, room
+from entitlements import provisioning, room
 from entitlements.bulk import MOST_DEVICES, Wish
 from entitlements.errors import TierDiffers
 from entitlements.models import DeviceTier, SlotAssignment
@@ -154,7 +154,7 @@ def _cells(line: bytes) -> list[str]:
 def check(tenant_id: int, lines: Sequence[Line], *, now: datetime, subscription_id: int | None = None) -> Imported:
     """What would become of these devices: how many would get slots, how many have theirs, and which cannot.
 
-    A statement for each thousand devices, and a few for all of them. Nothing is written, and nothing is locked.
+    Two statements for each thousand devices, and a few for all of them. Nothing is written, and nothing is locked.
     """
     codes = dict(DeviceTier.objects.values_list("code", "is_default"))
     default = next((code for code, is_default in codes.items() if is_default), "")
@@ -162,6 +162,7 @@ def check(tenant_id: int, lines: Sequence[Line], *, now: datetime, subscription_
     wanted: dict[str, list[Line]] = {}
     for some in _batches(lines):
         present = _present(tenant_id, some)
+        elsewhere = provisioning.elsewhere(tenant_id, [line.device_id for line in some])
         for line in some:
             tier = line.tier or default
             its = present.get(line.device_id)
@@ -172,6 +173,8 @@ def check(tenant_id: int, lines: Sequence[Line], *, now: datetime, subscription_
             elif its:
                 error = TierDiffers(f"{line.device_id} has a slot of the tier {its}.", tier=its)
                 would.failures.append(_failure(line.number, line.device_id, error))
+            elif line.device_id in elsewhere:
+                would.failures.append(_failure(line.number, line.device_id, elsewhere[line.device_id]))
             else:
                 wanted.setdefault(tier, []).append(line)
     free = _free(tenant_id, now, subscription_id)
@@ -229,7 +232,7 @@ def write(
     for some in _batches(lines):
         wishes = [Wish(line.device_id, line.tier) for line in some]
         try:
-            outcomes = bulk.assign_many(
+            outcomes = provisioning.claim_many(
                 tenant_id, wishes, subscription_id=subscription_id,
                 actor=actor, now=now(), source_id=source_id, reason=reason,
             )  # fmt: skip

@@ -59,7 +59,8 @@ class Device(models.Model):
             # used by: slots, to let the longest parked return
             models.Index(name="devices_parked", fields=["tenant", "parked_tier", "parked_at"],
                          condition=Q(parked_at__isnull=False)),
-            models.Index(name="devices_by_device_id", fields=["device_id"]),  # used by: access, for another tenant's
+            # used by: access and provisioning, for another tenant's
+            models.Index(name="devices_by_device_id", fields=["device_id"]),
         ]  # fmt: skip
         constraints: ClassVar = [
             # By the bytes of the id, so that the API's search finds how one begins, in whatever collation.

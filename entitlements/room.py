@@ -1,8 +1,9 @@
 """Where there is room: the allocations of a tenant that serve, the most durable first; and the locks over them.
 
-The order of locks, for everybody: a family's root (`families.locked`), the tenant, its allocations by id, devices.
-Whoever takes a single slot locks that allocation and that device and nothing else, so that a busy tenant queues on no
-row but the slots themselves. Everybody else locks the tenant first, so no two of them can wait for each other.
+The order of locks, for everybody: device ids across tenants (`provisioning`, by their numbers), a family's root
+(`families.locked`), the tenant, its allocations by id, devices. Whoever takes a single slot locks that allocation and
+that device and nothing else (for the platform: its id, before them), so that a busy tenant queues on no row but the
+slots themselves. Everybody else locks the tenant first, so no two of them can wait for each other.
 """
 
 from collections.abc import Sequence

@@ -140,6 +140,19 @@ def test_a_device_in_a_slot_of_another_tier_and_a_tier_that_is_not_sold_are_told
     ]
 
 
+def test_a_device_in_a_slot_of_another_tenant_is_told_until_it_is_released_there() -> None:
+    s, other = fleet(basic=2), fleet(basic=2)
+    slots.assign(other.tenant_id, "d-1", "basic", **BY)
+    with nothing_changes():
+        ran = run(s, b"d-1,basic\nd-2,basic\n")
+        written = imports.write(s.tenant_id, lines(2), actor=ALICE, now=lambda: TERM[0], reason="order 7")
+    slug = other.tenant.slug
+    assert ran.err == [f"line 1  d-1  still_assigned  d-1 has a slot at the tenant {slug}: release it there first."]
+    assert [(f.line, f.code) for f in written.failures] == [(1, "still_assigned"), (2, "batch_refused")]
+    slots.release(other.tenant_id, "d-1", **BY)
+    assert run(s, b"d-1,basic\nd-2,basic\n").out == ["2 got a slot, 0 have theirs, 0 failed."]
+
+
 def test_the_same_file_again_changes_nothing() -> None:
     s = fleet(basic=2)
     run(s, b"d-1,basic\n")
@@ -211,7 +224,7 @@ def statements(count: int, first: int) -> int:
 
 
 def test_a_thousand_devices_take_as_many_statements_as_one() -> None:
-    assert statements(1, 1) == statements(1_000, 1) == 6
+    assert statements(1, 1) == statements(1_000, 2) == 9
     assert Device.objects.count() == 1_001
 
 

@@ -356,9 +356,9 @@ def test_a_device_is_deleted_as_often_as_anybody_asks(bought: Subscription) -> N
 
 def test_the_number_of_statements_does_not_grow_with_the_devices(bought: Subscription) -> None:
     client = with_key("devices:write")
-    with statements(7):
+    with statements(11):
         provision(client, {"mode": "per_item", "devices": [{"device_id": "m-1", "tier": "basic"}]})
-    with statements(7):
+    with statements(11):
         body = {"mode": "per_item", "devices": [{"device_id": f"m-{n}", "tier": "basic"} for n in (1, 2)]}
         provision(client, body)
 

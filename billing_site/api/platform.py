@@ -48,9 +48,14 @@ class Devices(PlatformView):
 
     @slots_api.described
     def post(self, request: Request, tenant: str) -> Response:
-        """Register devices, which claims their slots; one, or up to 1,000. Safe to repeat."""
+        """Register devices, which claims their slots; one, or up to 1,000. Safe to repeat.
+
+        With a key of the whole platform, a device that another tenant has in a slot is refused, `still_assigned`, until
+        it is released or deleted there. A key of one tenant is told nothing of others.
+        """
+        door = slots_api.OF_THE_PLATFORM if self.key.tenant_id is None else slots_api.OF_A_TENANT
         return slots_api.claim(
-            self.tenant(tenant), request.data,
+            self.tenant(tenant), request.data, door=door,
             actor=caller_of(request), now=timezone.now(), source_id=slots_api.source_of(request),
         )  # fmt: skip
 

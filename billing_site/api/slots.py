@@ -1,6 +1,7 @@
 """Slots over HTTP, the same for customers and for the platform: how they are asked for, and how the answer reads."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -15,7 +16,7 @@ from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from entitlements import bulk, slots
+from entitlements import bulk, provisioning, slots
 from entitlements.bulk import MOST_DEVICES, Outcome, Wish
 from entitlements.errors import TooMany
 from subscriptions.audit import Actor
@@ -163,21 +164,36 @@ described = extend_schema(
 )
 
 
-def claim(tenant: Tenant, body: Any, *, actor: Actor, now: datetime, source_id: str) -> Response:
+@dataclass(frozen=True)
+class Door:
+    """The verbs that give one device a slot, and many."""
+
+    one: Callable[..., slots.Slot]
+    many: Callable[..., list[Outcome]]
+
+
+# A tenant's device ids are its own: whoever speaks for one tenant is not told what another one has.
+OF_A_TENANT = Door(slots.assign, bulk.assign_many)
+OF_THE_PLATFORM = Door(provisioning.claim, provisioning.claim_many)
+
+
+def claim(
+    tenant: Tenant, body: Any, *, door: Door = OF_A_TENANT, actor: Actor, now: datetime, source_id: str
+) -> Response:
     """Give the devices that a body names slots. 201 where one is new, 200 where all had theirs; 200 with an outcome
     each where they were asked for per item. Safe to repeat.
 
-    Raises ValidationError, SubscriptionNotFound, and what `slots.assign` and `bulk.assign_many` raise.
+    Raises ValidationError, SubscriptionNotFound, and what the door's verbs raise.
     """
     asked = order(body)
     only = subscription_id(tenant, asked.subscription)
     if asked.is_one:
         (wish,) = asked.wishes
-        slot = slots.assign(
+        slot = door.one(
             tenant.pk, wish.device_id, wish.tier, subscription_id=only, actor=actor, now=now, source_id=source_id
         )
         return Response(SlotSerializer(slot).data, status.HTTP_201_CREATED if slot.is_new else status.HTTP_200_OK)
-    outcomes = bulk.assign_many(
+    outcomes = door.many(
         tenant.pk, asked.wishes, all_or_nothing=asked.all_or_nothing, subscription_id=only,
         actor=actor, now=now, source_id=source_id,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from subscriptions.management.arguments import text
 from subscriptions.management.progress import on_terminal, until_nobody_reads
 from subscriptions.models import Tenant
 
+WHY = "verify_slots found rows that break a rule"
 SENTENCES = {check.name: check.sentence for check in CHECKS}
 
 
@@ -30,13 +31,13 @@ class Command(BaseCommand):
         parser.add_argument(
             "--repair", action="store_true", help="bring them back, with an entry in the audit trail, and look again"
         )
-        parser.add_argument("--reason", type=text, metavar="WHY", help="with --repair: why, for the audit trail")
+        parser.add_argument(
+            "--reason", type=text, metavar="WHY", help=f"with --repair: why, for the audit trail (default: {WHY})"
+        )
         add_as(parser)
         parser.add_argument("--json", action="store_true", help="one JSON object a line for each row, and nothing else")
 
     def handle(self, *, tenant: str | None, reason: str | None, username: str | None, **options: Any) -> None:
-        if options["repair"] and not reason:
-            raise CommandError("Say why, for the audit trail: --reason.")
         if reason and not options["repair"]:
             raise CommandError("--reason says why it is repaired: it goes with --repair.")
         self.as_json = options["json"]
@@ -48,7 +49,7 @@ class Command(BaseCommand):
                 tick = on_terminal()
                 for done, tenant_id in enumerate(sorted(tenant_ids), 1):
                     try:
-                        repair(tenant_id, actor=actor, now=timezone.now(), reason=reason or "")
+                        repair(tenant_id, actor=actor, now=timezone.now(), reason=reason or WHY)
                     except Error as error:  # one tenant's; what is left of it is told below
                         connection.close_if_unusable_or_obsolete()
                         self.stderr.write(f"Not repaired: {str(error).partition(chr(10))[0]}")
