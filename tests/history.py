@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from django.db import connection, transaction
 
+from billing_site.local.process import wait_until
 from entitlements import verify
 from entitlements.models import (
     Device,
@@ -109,6 +110,22 @@ def replayed(s: Subscription) -> dict[str, object]:
 def written() -> list[Mapping[str, Any]]:
     """All that a verb may write: every row of these tables, every column."""
     return [row for table in WRITTEN for row in table.objects.order_by("pk").values()]
+
+
+def settle() -> None:
+    """Until whatever is open now is over, so that readers of what was committed see it. The cluster counts, and other
+    test runs use it, too.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+        (end,) = cursor.fetchone()
+
+    def is_over() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= %s", [end])
+            return bool(cursor.fetchone()[0])
+
+    assert wait_until(is_over, seconds=60)
 
 
 def broken() -> list[verify.Broken]:

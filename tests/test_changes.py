@@ -9,7 +9,6 @@ import pytest
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
-from billing_site.local.process import wait_until
 from entitlements import bulk, changes, features, limits, slots
 from entitlements.bulk import Wish
 from entitlements.changes import Change
@@ -21,20 +20,13 @@ from subscriptions.models import Plan, Subscription, Tenant
 from subscriptions.states import Type
 from tests import openapi
 from tests.builders import ALICE, FEB_1, TenantFactory, giving, subscription, tier
-from tests.history import by, on
+from tests.history import by, on, settle
 from tests.test_api import problem
 from tests.test_platform_api import statements, with_key
 
 URL = "/api/v1/platform/changes"
 committing = pytest.mark.django_db(transaction=True)
 GATEWAY: dict[str, Any] = {"actor": ALICE, "now": on(1, 10), "reason": "as agreed"}
-
-
-def settle() -> None:
-    """Until whatever is open now is over. The cluster counts, and other test runs use it, too."""
-    ((end,),) = asked("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
-    now_open = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
-    assert wait_until(lambda: asked(now_open)[0][0] >= end, seconds=60)
 
 
 def asked(statement: str) -> list[Any]:

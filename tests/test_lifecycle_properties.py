@@ -211,7 +211,7 @@ class Life(RuleBasedStateMachine):
 
 
 def test_what_stays_true_whatever_is_done() -> None:
-    run_state_machine_as_test(Life, settings=settings(max_examples=30, stateful_step_count=20, deadline=None))
+    run_state_machine_as_test(Life, settings=settings(max_examples=20, stateful_step_count=20, deadline=None))
 
 
 History = dict[int, list[tuple[str, datetime, dict[str, Any]]]]

@@ -14,7 +14,7 @@ from subscriptions.lifecycle import CancelAt
 from subscriptions.models import Subscription
 from subscriptions.states import Type
 from tests.builders import FEB_1, JAN_1, MAR_1, subscription
-from tests.history import advance, by, on
+from tests.history import advance, by, on, settle
 from tests.test_limits import fill, parked
 
 pytestmark = pytest.mark.django_db
@@ -61,6 +61,7 @@ def test_a_tenant_is_told_that_devices_were_parked_beside_what_else_it_is_told()
     make_notices(now=on(1, 11))
     entries = advance(on(1, 12))
     follow(entries, actor=STRIPE, now=on(1, 12))
+    settle()
     make_notices(now=on(1, 12))
     told = Notice.objects.filter(subscription=event, state=Notice.State.PENDING).order_by("kind")
     assert [*told.values_list("kind", flat=True)] == ["devices_parked", "expired"]

@@ -16,7 +16,7 @@ from subscriptions.lifecycle import CancelAt
 from subscriptions.models import Subscription
 from subscriptions.states import Type
 from tests.builders import giving, selling, subscription
-from tests.history import broken, by, on, written
+from tests.history import broken, by, on, settle, written
 from tests.test_limits import fill, held_by, parked
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -103,6 +103,7 @@ def test_the_job_that_follows_is_killed_before_any_statement_and_still_comes_to_
     lifecycle.cancel(addon.pk, at=CancelAt.NOW, **by(NOW))
     lifecycle.change_plan(main.pk, plan=selling({"basic": 2}), price=None, **by(NOW))
     statement = 1
+    settle()
     while killed_before(statement, lambda: catch_up(now=NOW)):
         statement += 1
     assert statement > 10

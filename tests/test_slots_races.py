@@ -27,7 +27,7 @@ from subscriptions.errors import DomainError
 from subscriptions.models import Plan, Subscription
 from subscriptions.states import Type
 from tests.builders import selling, subscription
-from tests.history import at_once, broken, by, on
+from tests.history import at_once, broken, by, on, settle
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NOW = on(1, 10)
@@ -212,6 +212,7 @@ def test_sixteen_callers_on_every_path_never_have_more_devices_than_slots_nor_me
     follow_plan(f, f.big)
     bulk.assign_many(f.tenant, [Wish(f"d-{n}", "basic") for n in range(700)], all_or_nothing=False, **BY)
     assert in_use(f.main) == (500, 500)
+    settle()
     catch_up(now=NOW)
     assert broken() == []
 

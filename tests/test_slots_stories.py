@@ -18,7 +18,7 @@ from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import Action, Type
 from tests.builders import FEB_1, JAN_1, MAR_1, selling, subscription
-from tests.history import advance, broken, by, entries, on, refused
+from tests.history import advance, broken, by, entries, on, refused, settle
 from tests.test_limits import fill, held_by, parked
 from tests.test_slots import GATEWAY, used
 
@@ -264,6 +264,8 @@ def test_what_nobody_followed_is_caught_up_by_the_clocks_job() -> None:
     lifecycle.cancel(addon.pk, at=CancelAt.NOW, **by(on(1, 20)))  # by somebody who calls the verb and nothing else
     bigger = selling({"basic": 2})
     lifecycle.change_plan(main.pk, plan=bigger, price=None, actor=STRIPE, now=on(1, 21))
+    settle()
     assert catch_up(now=on(1, 22)) == 1
     assert (held_by(main), parked(), used(main)) == (["a", "m"], [], {"basic": (2, 2)})
+    settle()
     assert catch_up(now=on(1, 22)) == 0

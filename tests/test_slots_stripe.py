@@ -12,6 +12,7 @@ from notifications.schedule import make_notices
 from subscriptions.audit import Actor
 from subscriptions.models import Subscription
 from tests.builders import PlanPriceFactory, TenantFactory, selling
+from tests.history import settle
 from tests.stripe_cast import bought_at_stripe, rings
 from tests.stripe_sandbox.client import Sandbox
 from tests.test_limits import held_by, parked
@@ -49,6 +50,7 @@ def test_a_paid_subscription_gives_slots_a_smaller_one_parks_the_newest_and_the_
         stripe.api("POST", f"/v1/subscriptions/{bought['id']}", items=items, proration_behavior="none")
         assert ring(bought) == "plan changed"
         assert (held_by(s), parked()) == outcome
+    settle()
     make_notices(now=timezone.now())
     told = Notice.objects.filter(subscription=s, kind="devices_parked").get()
     assert told.state == Notice.State.PENDING
