@@ -26,9 +26,8 @@ from entitlements.snapshots import Snapshot
 from subscriptions import lifecycle
 from subscriptions.models import Subscription
 from tests.builders import ALICE, JAN_1, TenantFactory, subscription, tier
-from tests.history import by, on
+from tests.history import by, on, settle
 from tests.test_api import FAR
-from tests.test_changes import settle
 
 committing = pytest.mark.django_db(transaction=True)
 FILE = Path(__file__).resolve().parent.parent / "docs" / "edge_client.py"
