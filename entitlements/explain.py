@@ -213,7 +213,7 @@ def _unwritten(subscription: Subscription, at: datetime) -> list[tuple[datetime,
     until, suspension_end = serving.serves_until(subscription), subscription.suspension_end
     steps = []
     if until is not None:
-        if _is_cancelled(subscription):
+        if serving.ends_with_its_term(subscription):
             steps = [(until, Status.EXPIRED)]
         else:
             rule, zone = INSTANTS[Status.SUSPENDED], subscription.time_zone
@@ -222,10 +222,6 @@ def _unwritten(subscription: Subscription, at: datetime) -> list[tuple[datetime,
     if suspension_end is not None:
         steps.append((suspension_end, Status.EXPIRED))
     return [step for step in steps if step[0] <= at]
-
-
-def _is_cancelled(subscription: Subscription) -> bool:
-    return subscription.cancel_at_term_end or bool(subscription.parent and subscription.parent.cancel_at_term_end)
 
 
 def _of_subscription(subscription: Subscription, entries: Sequence[AuditEntry], at: datetime) -> list[Fact]:

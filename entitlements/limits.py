@@ -94,7 +94,7 @@ def _set_limits(
         if subject.status == Status.EXPIRED:
             raise IllegalTransition(f"{subject.number} is EXPIRED: it has no slots.", status=subject.status, allowed=[])
         room.lock(subject.tenant_id)
-        held = {a.tier.code: a for a in subject_allocations(subject)}
+        held = {a.tier.code: a for a in _allocations(subject)}
         is_sync = limits is None
         if limits is None:
             sold = PlanSlots.objects.filter(plan=subject.plan_id).select_related("tier")
@@ -126,7 +126,7 @@ def _set_limits(
         return Limits(entry, lost)
 
 
-def subject_allocations(subscription: Subscription) -> Sequence[TierAllocation]:
+def _allocations(subscription: Subscription) -> Sequence[TierAllocation]:
     return [*TierAllocation.objects.filter(subscription=subscription).select_related("tier").order_by("pk")]
 
 

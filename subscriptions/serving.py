@@ -24,14 +24,18 @@ def serves_until(subscription: Subscription) -> datetime | None:
         return None
     rule = DEADLINES[status]
     at: datetime = getattr(subscription, rule.column)
-    parent = subscription.parent
-    is_cancelled = subscription.cancel_at_term_end or (parent is not None and parent.cancel_at_term_end)
-    becomes = rule.if_cancelled if is_cancelled else rule.then
+    becomes = rule.if_cancelled if ends_with_its_term(subscription) else rule.then
     if becomes not in GRANTS_ACCESS:
         return at
     instant = INSTANTS[becomes]
     start = getattr(subscription, instant.counted_from) if instant.counted_from else at
     return terms.until(instant, subscription.plan, counted_from=start, since=at, time_zone=subscription.time_zone)
+
+
+def ends_with_its_term(subscription: Subscription) -> bool:
+    """Whether it was cancelled at term end, or, of an add-on, its main subscription was."""
+    parent = subscription.parent
+    return subscription.cancel_at_term_end or (parent is not None and parent.cancel_at_term_end)
 
 
 def serves(subscription: Subscription, now: datetime) -> bool:
