@@ -104,6 +104,7 @@ INBOX_LEASE_SECONDS = read("INBOX_LEASE_SECONDS", env.float, 60.0, valid=positiv
 SNAPSHOT_KEYS = read("SNAPSHOT_KEYS", ed25519_seeds, [])
 SNAPSHOT_SECONDS = read("SNAPSHOT_SECONDS", env.int, 900, valid=positive)
 CHECKOUT_ALLOWED_HOSTS = read("CHECKOUT_ALLOWED_HOSTS", words, [])
+CHECKOUT_PROVISIONS_TENANTS = read("CHECKOUT_PROVISIONS_TENANTS", yes_or_no, False)
 
 # Where the demo's other pages are; set by `make demo`.
 DEMO_URL = read("DEMO_URL", env.str, "")

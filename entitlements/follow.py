@@ -4,7 +4,7 @@ Who changes a subscription calls `follow` in the same transaction. What changes 
 call it, is read off the audit by `catch_up`, a recurring job: an effect that was forgotten comes a little later.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -24,6 +24,7 @@ from subscriptions.states import GRANTS_ACCESS, Action, Status
 
 READER = "slots"
 BATCH = 500  # tenants a transaction
+WHAT_SELLS = {"plan_id", "quantity"}  # the columns that say how many slots were bought
 
 
 def follow(
@@ -31,42 +32,50 @@ def follow(
     *,
     actor: Actor,
     now: datetime,
+    packs: Mapping[int, int] | None = None,
     park: ParkWhom = Park.NEWEST,
     source_id: str = "",
     reason: str = "",
 ) -> bool:
-    """Bring a tenant's slots to what these entries say, which the caller's transaction has written; whether there was
-    anything to do.
+    """Bring a tenant's slots to what these entries say, which the caller's transaction has written, with these packs
+    beside the plan if some are named; whether there was anything to do.
 
     Raises SlotsInUse where a plan with fewer slots would take some from devices, and `park` does not say from which.
     """
     by: dict[str, Any] = {"actor": actor, "now": now, "source_id": source_id}
     begun = [entry for entry in entries if entry.action == Action.STARTED]
-    moved = [entry for entry in entries if entry.action != Action.STARTED and "plan_id" in entry.changes]
+    moved = [entry for entry in entries if entry.action != Action.STARTED and entry.changes.keys() & WHAT_SELLS]
     ended = [entry.subscription_id for entry in entries if entry.action == Action.EXPIRED]
     for entry in begun:
+        if packs:
+            limits.hold_packs(entry.subscription, packs)
         _begin(entry, reason=reason, **by)
     for entry in moved:
-        limits.sync_from_plan(entry.subscription_id, park=park, reason=reason, **by)
+        if packs is None:
+            limits.sync_from_plan(entry.subscription_id, park=park, reason=reason, **by)
+        else:
+            limits.set_packs(entry.subscription_id, packs, park=park, reason=reason, **by)
     if ended or any(_serves_again(entry) for entry in entries if entry not in begun):
         _settle([entries[0].tenant_id], ended, **by)
     return bool(begun or moved or ended)
 
 
+_BOUGHT = {"subscription": "s.id", "plan": "s.plan_id", "quantity": "s.quantity"}
 # The tenant is locked, as `room.lock` does: whoever holds it has seen every allocation that there is.
 _BEGIN = f"""
     WITH whose AS MATERIALIZED (
         SELECT tenants.id FROM tenants WHERE id = %(tenant)s FOR NO KEY UPDATE
     ), sold AS (
-        SELECT tier.id, tier.code, plan_slots.slots
-          FROM subscriptions AS s JOIN plan_slots ON plan_slots.plan_id = s.plan_id AND plan_slots.slots > 0
-          JOIN device_tiers AS tier ON tier.id = plan_slots.tier_id
-         WHERE s.id = %(subscription)s
+        SELECT tier.id, tier.code, sells.slots
+          FROM subscriptions AS s
+          CROSS JOIN LATERAL ({limits.SELLS.format(**_BOUGHT)}) AS sells
+          JOIN device_tiers AS tier ON tier.id = sells.tier_id
+         WHERE s.id = %(subscription)s AND sells.slots > 0
     ), given AS (
-        SELECT features.id, features.code, plan_features.amount
-          FROM subscriptions AS s JOIN plan_features ON plan_features.plan_id = s.plan_id AND plan_features.amount > 0
-          JOIN features ON features.id = plan_features.feature_id
-         WHERE s.id = %(subscription)s
+        SELECT features.id, features.code, gives.amount
+          FROM subscriptions AS s CROSS JOIN LATERAL ({limits.GIVES.format(**_BOUGHT)}) AS gives
+          JOIN features ON features.id = gives.feature_id
+         WHERE s.id = %(subscription)s AND gives.amount > 0
     ), said AS (
         SELECT jsonb_object_agg(name, jsonb_build_array(0, amount)) AS changes
           FROM (SELECT 'slots.' || code, slots FROM sold UNION ALL SELECT 'features.' || code, amount FROM given)
@@ -135,7 +144,7 @@ def _forgotten(told: QuerySet[AuditEntry]) -> QuerySet[AuditEntry]:
     actions = [Action.SLOTS_CHANGED, Action.DEVICES_PARKED]
     same = {"subscription": OuterRef("subscription"), "transaction_id": OuterRef("transaction_id")}
     followed = AuditEntry.objects.filter(action__in=actions, **same)
-    return told.filter(~Exists(followed), changes__has_key="plan_id").order_by("pk")
+    return told.filter(~Exists(followed), changes__has_any_keys=[*WHAT_SELLS]).order_by("pk")
 
 
 def _sync(subscription_id: int, now: datetime) -> None:

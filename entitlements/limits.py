@@ -12,7 +12,7 @@ from django.db import connection
 
 from entitlements import room
 from entitlements.errors import InvalidSlots, SlotsInUse
-from entitlements.models import DeviceTier, PlanSlots, SlotAssignment, TierAllocation
+from entitlements.models import DeviceTier, Feature, SlotAssignment, SlotPack, SubscriptionPack, TierAllocation
 from subscriptions import families
 from subscriptions.audit import Actor, Change, Differences, check_reason, write
 from subscriptions.errors import IllegalTransition
@@ -70,10 +70,26 @@ def sync_from_plan(
     source_id: str = "",
     reason: str = "",
 ) -> Limits:
-    """Set how many slots of each tier a subscription holds, and what it gives of each feature, to what its plan sells
-    now. Raises as `resize` does.
+    """Set how many slots of each tier a subscription holds, and what it gives of each feature, to what its plan and its
+    packs sell now. Raises as `resize` does.
     """
     return _set_limits(subscription_id, None, park, actor, now, source_id, reason)
+
+
+def set_packs(
+    subscription_id: int,
+    packs: Mapping[int, int],
+    *,
+    park: ParkWhom = Park.NOBODY,
+    actor: Actor,
+    now: datetime,
+    source_id: str = "",
+    reason: str = "",
+) -> Limits:
+    """Let a subscription hold so many units of these packs (by their ids) and of no others, and the slots that they and
+    its plan sell. Raises as `resize` does.
+    """
+    return _set_limits(subscription_id, None, park, actor, now, source_id, reason, packs)
 
 
 def _set_limits(
@@ -84,6 +100,7 @@ def _set_limits(
     now: datetime,
     source_id: str,
     reason: str,
+    packs: Mapping[int, int] | None = None,
 ) -> Limits:
     actions = (Action.SLOTS_CHANGED, Action.DEVICES_PARKED)
     with families.locked(subscription_id, now, source_id, *actions) as family:
@@ -96,10 +113,9 @@ def _set_limits(
         room.lock(subject.tenant_id)
         held = {a.tier.code: a for a in _allocations(subject)}
         is_sync = limits is None
+        bought = {} if packs is None else hold_packs(subject, packs)
         if limits is None:
-            sold = PlanSlots.objects.filter(plan=subject.plan_id).select_related("tier")
-            limits = {row.tier.code: row.slots for row in sold}
-            limits = dict.fromkeys(held, 0) | limits
+            limits = dict.fromkeys(held, 0) | _sold(subject)
         tiers = {tier.code: tier for tier in DeviceTier.objects.filter(code__in=limits)}
         for code, slots in limits.items():
             if code not in tiers:
@@ -109,7 +125,7 @@ def _set_limits(
         was = {code: held[code].slot_limit if code in held else 0 for code in limits}
         changed = {code: slots for code, slots in limits.items() if slots != was[code]}
         given = _set_features(subject) if is_sync else {}
-        if not changed and not given:
+        if not (changed or given or bought):
             return Limits(None)
         leaving = _who_leaves(held, changed, park)
         words = reason or f"{subject.number} has fewer slots"
@@ -119,7 +135,7 @@ def _set_limits(
             held[code].tier.code: parked[held[code].pk] for code in changed if code in held and held[code].pk in parked
         }
         beside: Differences = {f"slots.{code}": (was[code], slots) for code, slots in sorted(changed.items())}
-        beside |= given | {f"parked.{code}": (0, count) for code, count in sorted(lost.items())}
+        beside |= bought | given | {f"parked.{code}": (0, count) for code, count in sorted(lost.items())}
         action = Action.DEVICES_PARKED if lost else Action.SLOTS_CHANGED
         (entry,) = write([Change(subject, action, now, {}, beside)], actor=actor, source_id=source_id, reason=reason)
         room.return_parked(subject.tenant_id, actor=actor, now=now, source_id=source_id)
@@ -130,11 +146,66 @@ def _allocations(subscription: Subscription) -> Sequence[TierAllocation]:
     return [*TierAllocation.objects.filter(subscription=subscription).select_related("tier").order_by("pk")]
 
 
-_SET_FEATURES = """
+# What was bought, as SQL: the slots per tier of so many units of a plan and of the packs beside it; and what the plan
+# gives of each feature. A quota counts per unit, a switch is on or off.
+SELLS = """
+    SELECT tier_id, sum(slots)::bigint AS slots FROM (
+        SELECT tier_id, slots::bigint * {quantity} AS slots FROM plan_slots WHERE plan_id = {plan}
+        UNION ALL
+        SELECT pack.tier_id, pack.slots::bigint * held.quantity
+          FROM subscription_packs AS held JOIN slot_packs AS pack ON pack.id = held.pack_id
+         WHERE held.subscription_id = {subscription}
+    ) AS every GROUP BY tier_id"""
+GIVES = f"""
+    SELECT feature_id, CASE kind WHEN '{Feature.Kind.QUOTA}' THEN amount * {{quantity}} ELSE amount END AS amount
+      FROM plan_features JOIN features ON features.id = feature_id WHERE plan_id = {{plan}}"""
+
+_SUBSCRIPTION = {"subscription": "%(subscription)s", "plan": "%(plan)s", "quantity": "%(quantity)s"}
+_SOLD = f"""
+    SELECT code, sells.slots FROM ({SELLS.format(**_SUBSCRIPTION)}) AS sells
+      JOIN device_tiers AS tier ON tier.id = sells.tier_id"""
+
+
+def _sold(subscription: Subscription) -> dict[str, int]:
+    """Tier → slots that its plan, times its quantity, and its packs sell now."""
+    with connection.cursor() as cursor:
+        cursor.execute(_SOLD, _of(subscription))
+        return dict(cursor.fetchall())
+
+
+def _of(subscription: Subscription) -> dict[str, int]:
+    return {
+        "subscription": subscription.pk, "plan": subscription.plan_id, "quantity": subscription.quantity,
+    }  # fmt: skip
+
+
+def hold_packs(subscription: Subscription, packs: Mapping[int, int]) -> Differences:
+    """Hold these packs and no others; what that changes, as the audit says it. The slots follow."""
+    held = SubscriptionPack.objects.filter(subscription=subscription)
+    was = dict(held.values_list("pack_id", "quantity"))
+    differs = {pk: packs.get(pk, 0) for pk in {*was, *packs} if packs.get(pk, 0) != was.get(pk, 0)}
+    if not differs:
+        return {}
+    held.filter(pack__in=[pk for pk, quantity in differs.items() if not quantity]).delete()
+    SubscriptionPack.objects.bulk_create(
+        [
+            SubscriptionPack(subscription=subscription, pack_id=pk, quantity=quantity)
+            for pk, quantity in sorted(differs.items())
+            if quantity
+        ],
+        update_conflicts=True,
+        unique_fields=["subscription", "pack"],
+        update_fields=["quantity"],
+    )
+    codes = dict(SlotPack.objects.filter(pk__in=differs).values_list("pk", "code"))
+    return {f"packs.{codes[pk]}": (was.get(pk, 0), differs[pk]) for pk in sorted(differs)}
+
+
+_SET_FEATURES = f"""
     WITH differs AS (
         SELECT feature_id, coalesce(held.amount, 0) AS was, coalesce(sold.amount, 0) AS becomes
           FROM (SELECT feature_id, amount FROM subscription_features WHERE subscription_id = %(subscription)s) AS held
-          FULL JOIN (SELECT feature_id, amount FROM plan_features WHERE plan_id = %(plan)s) AS sold USING (feature_id)
+          FULL JOIN ({GIVES.format(**_SUBSCRIPTION)}) AS sold USING (feature_id)
          WHERE coalesce(held.amount, 0) <> coalesce(sold.amount, 0)
     ), written AS (
         INSERT INTO subscription_features (subscription_id, feature_id, amount)
@@ -147,7 +218,7 @@ _SET_FEATURES = """
 def _set_features(subscription: Subscription) -> Differences:
     """Give the features that its plan gives now; what that changes, as the audit says it."""
     with connection.cursor() as cursor:
-        cursor.execute(_SET_FEATURES, {"subscription": subscription.pk, "plan": subscription.plan_id})
+        cursor.execute(_SET_FEATURES, _of(subscription))
         return {f"features.{code}": (was, becomes) for code, was, becomes in cursor.fetchall()}
 
 

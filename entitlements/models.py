@@ -2,11 +2,13 @@
 
 from typing import ClassVar
 
+from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from subscriptions.models import THIS_TRANSACTION, Plan, Subscription, Tenant
+from subscriptions.models import THIS_TRANSACTION, Plan, PlanPrice, Subscription, Tenant
+from subscriptions.money import money
 
 
 class DeviceTier(models.Model):
@@ -86,7 +88,11 @@ class PlanSlots(models.Model):
 
     plan = models.ForeignKey(Plan, on_delete=models.CASCADE, related_name="slots")
     tier = models.ForeignKey(DeviceTier, on_delete=models.PROTECT, related_name="+")
-    slots = models.PositiveIntegerField()
+    slots = models.PositiveIntegerField(help_text="Per unit of the plan.")
+    by_device = models.BooleanField(
+        default=False, db_default=False,
+        help_text="The plan is sold by the device: one that is deleted lowers the quantity that is paid for.",
+    )  # fmt: skip
 
     class Meta:
         db_table = "plan_slots"
@@ -95,6 +101,54 @@ class PlanSlots(models.Model):
 
     def __str__(self) -> str:
         return f"{self.plan}: {self.slots} × {self.tier}"
+
+
+class SlotPack(models.Model):
+    """More slots of a tier, bought beside a plan and paid with it."""
+
+    code = models.SlugField(max_length=63, unique=True)
+    name = models.CharField(max_length=200)
+    tier = models.ForeignKey(DeviceTier, on_delete=models.PROTECT, related_name="+", db_index=False)
+    slots = models.PositiveIntegerField(help_text="Per unit of the pack.")
+    currency = models.CharField(max_length=3, validators=[RegexValidator("^[A-Z]{3}$", "Three capital letters: EUR.")])
+    amount_minor = models.PositiveBigIntegerField(help_text="Per unit and interval, in minor units: 4900 is 49.00.")
+    interval = models.CharField(max_length=8, choices=PlanPrice.Interval.choices, help_text="As of the plan beside it.")
+    interval_count = models.PositiveSmallIntegerField(default=1)
+    is_sold = models.BooleanField(default=True, help_text="Offered to customers.")
+
+    class Meta:
+        db_table = "slot_packs"
+        ordering: ClassVar = ["name"]
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                name="a_pack_has_slots_and_an_interval", condition=Q(slots__gt=0, interval_count__gt=0)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def money(self) -> str:
+        return money(self.amount_minor, self.currency)
+
+
+class SubscriptionPack(models.Model):
+    """How many units of a pack a subscription holds, beside its plan."""
+
+    subscription = models.ForeignKey(Subscription, on_delete=models.PROTECT, related_name="packs", db_index=False)
+    pack = models.ForeignKey(SlotPack, on_delete=models.PROTECT, related_name="+", db_index=False)
+    quantity = models.PositiveIntegerField()
+
+    class Meta:
+        db_table = "subscription_packs"
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="one_row_per_subscription_and_pack", fields=["subscription", "pack"]),
+            models.CheckConstraint(name="a_pack_that_is_held_counts", condition=Q(quantity__gt=0)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.quantity} × {self.pack}"
 
 
 class TierAllocation(models.Model):

@@ -56,34 +56,37 @@ class Differs:
 
 AFTER_TIERS = 2**15  # more than any tier's position
 
+_BOUGHT = {"subscription": "{s}.id", "plan": "{s}.plan_id", "quantity": "{s}.quantity"}
+_SELLS, _GIVES = limits.SELLS.format(**_BOUGHT), limits.GIVES.format(**_BOUGHT)
+
 _DIFFERING = f"""
     WITH page AS MATERIALIZED (
-        SELECT s.id, s.number, s.status, s.plan_id, tenants.name
+        SELECT s.id, s.number, s.status, s.plan_id, s.quantity, tenants.name
           FROM subscriptions AS s JOIN tenants ON tenants.id = s.tenant_id
          WHERE s.plan_id = %(plan)s AND s.status <> '{Status.EXPIRED}' AND s.id > %(after)s
            AND (%(only)s::bigint[] IS NULL OR s.id = ANY(%(only)s))
            AND (EXISTS (
                SELECT FROM (SELECT tier_id, slot_limit FROM tier_allocations WHERE subscription_id = s.id) AS a
-                 FULL JOIN (SELECT tier_id, slots FROM plan_slots WHERE plan_id = %(plan)s) AS p USING (tier_id)
+                 FULL JOIN ({_SELLS.format(s="s")}) AS p USING (tier_id)
                 WHERE coalesce(slot_limit, 0) <> coalesce(slots, 0))
             OR EXISTS (
                SELECT FROM (SELECT feature_id, amount FROM subscription_features WHERE subscription_id = s.id) AS a
-                 FULL JOIN (SELECT feature_id, amount FROM plan_features WHERE plan_id = %(plan)s) AS p
-                USING (feature_id) WHERE coalesce(a.amount, 0) <> coalesce(p.amount, 0)))
+                 FULL JOIN ({_GIVES.format(s="s")}) AS p USING (feature_id)
+                WHERE coalesce(a.amount, 0) <> coalesce(p.amount, 0)))
          ORDER BY s.id LIMIT %(most)s
     )
     SELECT page.id, page.number, page.name, page.status, tier.code, coalesce(has.slot_limit, 0), coalesce(p.slots, 0),
            greatest(coalesce(has.slots_used, 0) - coalesce(p.slots, 0), 0), tier.position
       FROM page CROSS JOIN device_tiers AS tier
       LEFT JOIN tier_allocations AS has ON has.subscription_id = page.id AND has.tier_id = tier.id
-      LEFT JOIN plan_slots AS p ON p.plan_id = page.plan_id AND p.tier_id = tier.id
+      LEFT JOIN LATERAL ({_SELLS.format(s="page")}) AS p ON p.tier_id = tier.id
      WHERE coalesce(has.slot_limit, 0) <> coalesce(p.slots, 0)
     UNION ALL
     SELECT page.id, page.number, page.name, page.status, features.code, coalesce(has.amount, 0), coalesce(p.amount, 0),
            0, {AFTER_TIERS}
       FROM page CROSS JOIN features
       LEFT JOIN subscription_features AS has ON has.subscription_id = page.id AND has.feature_id = features.id
-      LEFT JOIN plan_features AS p ON p.plan_id = page.plan_id AND p.feature_id = features.id
+      LEFT JOIN LATERAL ({_GIVES.format(s="page")}) AS p ON p.feature_id = features.id
      WHERE coalesce(has.amount, 0) <> coalesce(p.amount, 0)
      ORDER BY 1, 9, 5"""
 

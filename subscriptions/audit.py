@@ -18,9 +18,9 @@ from subscriptions.states import Action
 
 # What cannot change without evidence. The trigger compares the same columns (migration 0003).
 TRACKED = (
-    "type", "status", "plan", "price", "term_start", "term_end", "anniversary", "time_zone", "term_deadline",
-    "grace_end", "suspension_end", "on_hold", "own_hold", "auto_renews", "cancel_at_term_end", "ended_at",
-    "end_reason",
+    "type", "status", "plan", "price", "quantity", "term_start", "term_end", "anniversary", "time_zone",
+    "term_deadline", "grace_end", "suspension_end", "on_hold", "own_hold", "auto_renews", "cancel_at_term_end",
+    "ended_at", "end_reason",
 )  # fmt: skip
 
 FIELDS: "dict[str, models.Field[Any, Any]]" = {

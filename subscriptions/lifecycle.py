@@ -62,6 +62,7 @@ class Purchase:
     price: PlanPrice | None = None
     auto_renews: bool = False
     cancel_at_term_end: bool = False
+    quantity: int = 1
 
 
 class CancelAt(Enum):
@@ -100,6 +101,7 @@ def start(
             if number is None:
                 return None
             _check_price(plan, purchase.price)
+            is_trial = plan.type == Type.TRIAL or (status == Status.TRIAL and parent_id is None)
             if (plan.type == Type.ADDON) != (parent_id is not None):
                 raise InvalidFamily
             if converts_id is not None:
@@ -109,7 +111,7 @@ def start(
                 tenant_id=tenant_id,
                 parent_id=parent_id,
                 type=plan.type,
-                trial_ordinal=_next_trial(tenant_id, another_trial) if plan.type == Type.TRIAL else None,
+                trial_ordinal=_next_trial(tenant_id, another_trial) if is_trial else None,
                 **_bought(purchase, tenant_id),
             )
             if parent_id is not None:
@@ -231,23 +233,40 @@ def change_plan(
     *,
     plan: Plan,
     price: PlanPrice | None,
+    quantity: int | None = None,
     actor: Actor,
     now: datetime,
     source_id: str = "",
     reason: str = "",
 ) -> AuditEntry | None:
-    """Sell another plan of the same type from now on; the term stays. Raises InvalidPlan."""
-    with families.locked(subscription_id, now, source_id, Action.PLAN_CHANGED) as family:
+    """Sell another plan of the same type from now on, or another quantity of it; the term stays. Without a quantity
+    that stays, too. Raises InvalidPlan.
+    """
+    with families.locked(subscription_id, now, source_id, Action.PLAN_CHANGED, Action.QUANTITY_CHANGED) as family:
         if family.repeated:
             return None
         _alive(family.subject, "its plan is history.")
         _check_price(plan, price)
         if plan.type != family.subject.type:
             raise InvalidPlan
-        values: dict[str, object] = {"plan": plan, "price": price}
+        values: dict[str, object] = {"plan": plan, "price": price, "quantity": quantity or family.subject.quantity}
+        is_same = (plan.pk, price and price.pk) == (family.subject.plan_id, family.subject.price_id)
+        action = Action.QUANTITY_CHANGED if is_same else Action.PLAN_CHANGED
         if family.subject is family.root:
             values["time_zone"] = _time_zone(plan, family.subject.tenant_id)
-        return family.write(Action.PLAN_CHANGED, now, values, actor=actor, source_id=source_id, reason=reason)
+        return family.write(action, now, values, actor=actor, source_id=source_id, reason=reason)
+
+
+def bill_by_provider(
+    subscription_id: int, *, actor: Actor, now: datetime, source_id: str = "", reason: str = ""
+) -> AuditEntry | None:
+    """From now on a payment provider renews it and tells us: the clock gives each renewal time to settle."""
+    with families.locked(subscription_id, now, source_id, Action.BILLING_CHANGED) as family:
+        if family.repeated:
+            return None
+        _alive(family.subject, "nobody pays for it any more.")
+        values = {"auto_renews": True}
+        return family.write(Action.BILLING_CHANGED, now, values, actor=actor, source_id=source_id, reason=reason)
 
 
 def enter_grace(

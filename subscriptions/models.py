@@ -6,7 +6,7 @@ from zoneinfo import available_timezones
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
-from django.core.validators import RegexValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Cast, Now
@@ -37,6 +37,12 @@ class Tenant(models.Model):
         help_text="Whose midnights and months count where a plan's terms follow the tenant's calendar: Europe/Berlin.",
     )  # fmt: skip
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+    closed_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="Since when it is no customer any more: nothing can be started.",
+    )
 
     class Meta:
         db_table = "tenants"
@@ -94,6 +100,13 @@ class Plan(models.Model):
         help_text="Whose days and months count.",
     )
     is_sold = models.BooleanField(default=True, help_text="Offered to new customers.")
+    trial_days = models.PositiveSmallIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(730)],
+        help_text="A tenant that had no trial yet begins a purchase with so many days of it. Empty: none.",
+    )  # fmt: skip
+    trial_needs_card = models.BooleanField(
+        default=True, db_default=True, help_text="Whether that trial asks for a payment method first."
+    )
 
     class Meta:
         db_table = "plans"
@@ -154,6 +167,9 @@ class Subscription(models.Model):
         PlanPrice, null=True, blank=True, on_delete=models.PROTECT, related_name="+", db_index=False,
         help_text="What a renewal costs.",
     )  # fmt: skip
+    quantity = models.PositiveIntegerField(
+        default=1, db_default=1, help_text="How many units of the plan: each sells the plan's slots once."
+    )
     type = models.CharField(max_length=16, choices=Type.choices)
     status = models.CharField(max_length=16, choices=Status.choices)
     term_start = models.DateTimeField(help_text="The first instant that is paid for.")
@@ -262,6 +278,7 @@ class Subscription(models.Model):
                 condition=(Q(status=Status.EXPIRED, ended_at__isnull=False) & ~Q(end_reason=""))
                 | (~Q(status=Status.EXPIRED) & Q(ended_at__isnull=True, end_reason="")),
             ),
+            models.CheckConstraint(name="at_least_one_unit_was_bought", condition=Q(quantity__gt=0)),
             models.CheckConstraint(name="status_is_known", condition=Q(status__in=Status.values)),
             models.CheckConstraint(name="type_is_known", condition=Q(type__in=Type.values)),
         ]

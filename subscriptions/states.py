@@ -44,6 +44,8 @@ class Action(TextChoices):
     EXPIRED = "expired", "Expired"
     AMENDED = "amended", "Term amended"
     PLAN_CHANGED = "plan_changed", "Plan changed"
+    QUANTITY_CHANGED = "quantity_changed", "Quantity changed"
+    BILLING_CHANGED = "billing_changed", "Billing changed"
     GRACE_EXTENDED = "grace_extended", "Grace extended"
     SLOTS_CHANGED = "slots_changed", "Slots changed"
     DEVICES_PARKED = "devices_parked", "Devices parked"

@@ -71,6 +71,7 @@ CHANGES: dict[str, tuple[str, Any]] = {  # tracked field: the state to change it
     "status": ("ACTIVE", "TRIAL"),
     "plan": ("ACTIVE", lambda: PlanFactory.create().pk),
     "price": ("ACTIVE", lambda: PlanPriceFactory.create().pk),
+    "quantity": ("ACTIVE", 2),
     "term_start": ("ACTIVE", on(1, 2)),
     "term_end": ("ACTIVE", on(1, 31)),
     "anniversary": ("ACTIVE", on(1, 2)),

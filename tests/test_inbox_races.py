@@ -24,7 +24,7 @@ from subscriptions.states import Action, Status
 from tests.builders import PlanPriceFactory
 from tests.stripe_cast import bought_at_stripe, rings
 from tests.stripe_sandbox.client import Sandbox
-from webhooks import inbox, stripe_api
+from webhooks import inbox, stripe_api, truth
 from webhooks.catalogue import price_at_stripe
 from webhooks.converge import converge
 from webhooks.models import StripeEvent, StripeLink
@@ -246,7 +246,7 @@ def fetched_and_applied(stripe_id: str, source_id: str) -> str:
     state = wanted(stripe_api.fetch_subscription(stripe_id))
     with transaction.atomic():
         StripeLink.objects.select_for_update().get(pk=stripe_id)
-        return converge(inbox._known(state), state, now=timezone.now(), source_id=source_id)[1]
+        return converge(truth.known_of(state), state, now=timezone.now(), source_id=source_id)[1]
 
 
 def test_who_read_before_another_applied_is_overtaken_and_reads_again(

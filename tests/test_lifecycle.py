@@ -207,6 +207,7 @@ def test_a_start_writes_the_subscription_and_its_first_audit_entry() -> None:
         "type": [None, "MAIN"],
         "status": [None, "ACTIVE"],
         "plan_id": [None, s.plan_id],
+        "quantity": [None, 1],
         "term_start": [None, "2026-01-01T00:00:00+00:00"],
         "term_end": [None, "2026-02-01T00:00:00+00:00"],
         "anniversary": [None, "2026-01-01T00:00:00+00:00"],

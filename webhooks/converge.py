@@ -4,10 +4,12 @@ Convergence, not deltas: it does not matter which event came, how often, or in w
 the verbs lock: `inbox` notices who was overtaken.
 """
 
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
+from entitlements import limits
 from entitlements.follow import follow
 from entitlements.limits import Park
 from subscriptions import lifecycle
@@ -15,9 +17,12 @@ from subscriptions.audit import STRIPE, Actor
 from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import AuditEntry, PlanPrice, Subscription
 from subscriptions.states import Status, Type
+from webhooks.models import Telling
 from webhooks.stripe_state import Item, Unmappable, Wanted
 
 NOTHING_NEW = "nothing new"
+MOST_UNITS = 100_000  # of a plan or a pack; more is a slip of somebody's hand
+ASIDE = timedelta(seconds=1)  # Stripe counts whole seconds, we do not
 
 
 @dataclass(frozen=True)
@@ -28,39 +33,51 @@ class Known:
     applied_ticket: int
     tenant_id: int | None  # whose Stripe customer it is
     trial_id: int | None  # the tenant's trial that a first purchase turns into more: no Stripe subscription has it
-    main_id: int | None  # the tenant's live main subscription: the parent of an add-on
+    main: tuple[int, datetime] | None  # the tenant's live main subscription, an add-on's parent, and its term_end
     has_slots: bool  # whether it holds slots or gives features, or will
     prices: dict[str, PlanPrice]  # ours by Stripe price id, with their plans; rules and keys only
+    packs: dict[str, int]  # slot packs by Stripe price id
+    packs_held: dict[int, int]  # pack → units
+    untold: frozenset[str]  # aspects that are ours to say, and that Stripe has not been told yet
+    checkout_is_open: bool  # whether we sent somebody to buy this, and wait for it
 
     @property
     def subscription_id(self) -> int | None:
         return self.subscription.pk if self.subscription else None
 
 
-def converge(known: Known, wanted: Wanted, *, now: datetime, source_id: str) -> tuple[int | None, str]:
+class UnknownCustomer(Unmappable):
+    """Something was bought by a customer whom no tenant has."""
+
+
+def converge(
+    known: Known, wanted: Wanted, *, now: datetime, actor: Actor = STRIPE, source_id: str
+) -> tuple[int | None, str]:
     """The id of our subscription (None if there is none yet) and, in words, what happened.
 
     Raises Unmappable and DomainError.
     """
     if known.subscription and known.tenant_id not in (None, known.subscription.tenant_id):
         raise Unmappable("other_customer", "At Stripe it belongs to the customer of another tenant.")
-    item = _item_that_sells_a_plan(wanted, known.prices)
+    item = _item_that_sells_a_plan(wanted, known)
     price = known.prices[item.price_id]
     term_start, term_end = wanted.term(item)
     is_last = wanted.is_last(item) and wanted.period_is_paid  # else the last one is still to be paid
-    purchase = Purchase(price.plan, term_start, term_end, price, True, is_last)
-    by = _By(now, source_id)
+    purchase = Purchase(price.plan, term_start, term_end, price, True, is_last, item.quantity)
+    by = _By(now, source_id, actor)
     if known.subscription is None:
         begun = _begin(known, wanted, purchase, by)
         entries = [begun] if begun else []
     else:
         entries, subscription = [], known.subscription
-        for bring in (_term, _status, _plan, _cancellation):
+        for aspect, bring in _STEPS:
+            if {aspect, Telling.Aspect.END} & known.untold:
+                continue  # what Stripe says of it is not yet what we said
             if entry := bring(subscription, wanted, purchase, by):
                 subscription = entry.subscription
                 entries.append(entry)
     if known.has_slots:
-        follow(entries, park=Park.NEWEST, **by())  # Stripe cannot be refused
+        entries += _slots(known, wanted, entries, by)
     done = ", ".join(entry.get_action_display().lower() for entry in entries)
     return entries[-1].subscription_id if entries else known.subscription_id, done or NOTHING_NEW
 
@@ -71,7 +88,7 @@ class _By:
 
     now: datetime
     source_id: str
-    actor: Actor = STRIPE
+    actor: Actor
 
     def __call__(self) -> dict[str, Any]:
         return vars(self)
@@ -82,14 +99,27 @@ def _begin(known: Known, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEn
     if wanted.status in (None, Status.EXPIRED) or purchase.term_end <= purchase.term_start:
         return None
     if known.tenant_id is None:
-        raise Unmappable("unknown_customer", f"No tenant has the Stripe customer {wanted.customer_id or '(none)'}.")
+        raise UnknownCustomer(
+            "unknown_customer", f"No tenant has the Stripe customer {wanted.customer_id or '(none)'}."
+        )
     is_addon = purchase.plan.type == Type.ADDON
-    if is_addon and known.main_id is None:
-        raise Unmappable("no_main_for_addon", "An add-on was bought, and the tenant has no live main subscription.")
-    if wanted.status == Status.ACTIVE and known.trial_id and not is_addon:
+    if is_addon:
+        if known.main is None:
+            raise Unmappable("no_main_for_addon", "An add-on was bought, and the tenant has no live main subscription.")
+        parent_id, term_end = known.main
+        if abs(term_end - purchase.term_end) < ASIDE:
+            purchase = replace(purchase, term_end=term_end)
+        return lifecycle.start(known.tenant_id, purchase, parent_id=parent_id, **by())
+    if wanted.status == Status.ACTIVE and known.trial_id:
         return lifecycle.activate(known.trial_id, purchase=purchase, **by())
-    parent_id = known.main_id if is_addon else None
-    return lifecycle.start(known.tenant_id, purchase, status=wanted.status, parent_id=parent_id, **by())
+    return lifecycle.start(
+        known.tenant_id,
+        purchase,
+        status=wanted.status,
+        converts_id=known.trial_id if wanted.status == Status.TRIAL and purchase.plan.type == Type.MAIN else None,
+        another_trial=True,  # whether there is one, Stripe has said already
+        **by(),
+    )
 
 
 def _term(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:
@@ -107,9 +137,27 @@ def _term(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _B
         if not pays_for_nothing:
             return None
     elif purchase.term_end <= subscription.term_end:
-        return None
+        return _shorter_term(subscription, wanted, purchase, by)
     last = purchase.cancel_at_term_end and wanted.status == Status.ACTIVE
     return lifecycle.renew(subscription.pk, term_end=purchase.term_end, cancel_at_term_end=last, **by())
+
+
+def _shorter_term(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:
+    """A paid term that ends sooner: another interval was bought, or it is cancelled within its period. Else what ends
+    sooner at Stripe leaves the term as it is: staff may have given more.
+    """
+    is_another = subscription.price_id != (purchase.price and purchase.price.pk)
+    is_cut_short = wanted.ends_within(wanted.items[0]) == purchase.term_end
+    if not (wanted.period_is_paid and (is_another or is_cut_short)) or purchase.term_end >= subscription.term_end:
+        return None
+    return lifecycle.amend_term(subscription.pk, term_end=purchase.term_end, **by())
+
+
+def _billing(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:
+    """What was paid otherwise is billed by Stripe from now on."""
+    if subscription.auto_renews or Status.EXPIRED in (subscription.status, wanted.status) or wanted.status is None:
+        return None
+    return lifecycle.bill_by_provider(subscription.pk, **by())
 
 
 def _status(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:
@@ -136,9 +184,14 @@ def _status(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: 
 
 
 def _plan(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:
-    if subscription.status == Status.EXPIRED or purchase.price is None or subscription.price_id == purchase.price.pk:
+    bought = (purchase.price and purchase.price.pk, purchase.quantity)
+    if subscription.status == Status.EXPIRED or bought == (subscription.price_id, subscription.quantity):
         return None
-    return lifecycle.change_plan(subscription.pk, plan=purchase.plan, price=purchase.price, **by())
+    if wanted.status == Status.EXPIRED or wanted.status is None:
+        return None
+    return lifecycle.change_plan(
+        subscription.pk, plan=purchase.plan, price=purchase.price, quantity=purchase.quantity, **by()
+    )
 
 
 def _cancellation(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:
@@ -154,12 +207,43 @@ def _cancellation(subscription: Subscription, wanted: Wanted, purchase: Purchase
     return lifecycle.resume(subscription.pk, **by())
 
 
-def _item_that_sells_a_plan(wanted: Wanted, prices: dict[str, PlanPrice]) -> Item:
-    unknown = sorted({item.price_id for item in wanted.items} - prices.keys())
+# What is brought here, one after another, and the aspect that it belongs to while that is ours to say.
+_STEPS = (
+    (Telling.Aspect.TERM_END, _term),
+    (Telling.Aspect.PAUSE, _status),
+    (Telling.Aspect.ITEMS, _plan),
+    (Telling.Aspect.ITEMS, _billing),
+    (Telling.Aspect.TERM_END, _cancellation),
+)
+
+
+def _slots(known: Known, wanted: Wanted, entries: Sequence[AuditEntry], by: _By) -> list[AuditEntry]:
+    """The slots of what was bought, those of the packs beside the plan among them. Whoever finds none left is parked:
+    Stripe cannot be refused.
+    """
+    bought = {known.packs[item.price_id]: item.quantity for item in wanted.items if item.price_id in known.packs}
+    packs: dict[int, int] | None = {pack: quantity for pack, quantity in bought.items() if quantity}
+    if packs == known.packs_held or {Telling.Aspect.ITEMS, Telling.Aspect.END} & known.untold:
+        packs = None
+    if follow(entries, packs=packs, park=Park.NEWEST, **by()) or packs is None:
+        return []
+    subscription = entries[-1].subscription if entries else known.subscription
+    if subscription is None or subscription.status == Status.EXPIRED:
+        return []
+    done = limits.set_packs(subscription.pk, packs, park=Park.NEWEST, **by())
+    return [done.entry] if done.entry else []
+
+
+def _item_that_sells_a_plan(wanted: Wanted, known: Known) -> Item:
+    """Exactly one does; the others are slot packs. Raises Unmappable."""
+    unknown = sorted({item.price_id for item in wanted.items} - known.prices.keys() - known.packs.keys())
     if unknown:
         raise Unmappable("unknown_price", f"We sell nothing at the Stripe price {', '.join(unknown)[:200]}.")
-    if len(wanted.items) != 1:
-        raise Unmappable("ambiguous_plan", f"{len(wanted.items)} items, where exactly one sells a plan.")
-    if wanted.items[0].quantity < 1:
+    selling = [item for item in wanted.items if item.price_id in known.prices]
+    if len(selling) != 1:
+        raise Unmappable("ambiguous_plan", f"{len(selling)} items that sell a plan, where exactly one does.")
+    if any(not 0 <= item.quantity <= MOST_UNITS for item in wanted.items):
+        raise Unmappable("nothing_bought", f"The quantity of an item is not between 0 and {MOST_UNITS:,}.")
+    if selling[0].quantity < 1:
         raise Unmappable("nothing_bought", "The quantity of its item is not positive.")
-    return wanted.items[0]
+    return selling[0]

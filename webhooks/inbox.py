@@ -8,26 +8,20 @@ fails keeps its reason on the event and is tried again; what can never succeed i
 import logging
 import random
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.conf import settings
-from django.contrib.postgres.expressions import ArraySubquery
-from django.db import connection, transaction
-from django.db.models import Exists, F, OuterRef, Q, Subquery
-from django.db.models.functions import JSONObject
-from djstripe.models import Customer
+from django.db import connection
+from django.db.models import F
 
-from entitlements.models import PlanFeature, PlanSlots, SubscriptionFeature, TierAllocation
 from subscriptions.errors import DomainError
-from subscriptions.models import Plan, PlanPrice, Subscription
-from subscriptions.states import LIVE, Type
-from webhooks import stripe_api
-from webhooks.converge import Known, converge
-from webhooks.models import StripeEvent, StripeLink, StripePrice
-from webhooks.stripe_state import Unmappable, Wanted, wanted
+from webhooks import stripe_api, truth
+from webhooks.models import StripeEvent
+from webhooks.stripe_state import Unmappable, wanted
+from webhooks.truth import Overtaken
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +32,15 @@ MOST_ATTEMPTS = len(RETRY_SECONDS) + 1
 # Refusals that may pass by themselves: a MAIN whose predecessor's end has not been applied yet, an add-on that came
 # before its MAIN or before its MAIN's renewal. Whatever else is refused waits for a person.
 MAY_PASS = frozenset({"live_main_exists", "no_main_for_addon", "addon_term_differs"})
-MOST_READINGS = 5  # of what we know, while others apply news of the same Stripe subscription
+ORDERS = OLDEST, NEWEST = ("ASC", "DESC")
+MOST_BESIDE = 500  # events that are answered with another one
 
 CLAIM = """
     WITH claimed AS (
         UPDATE stripe_events SET attempts = attempts + 1, next_attempt_at = %(lease)s
          WHERE event_id = (SELECT event_id FROM stripe_events
                             WHERE state = 'PENDING' AND next_attempt_at <= %(now)s {only}
-                            ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+                            ORDER BY next_attempt_at {order} LIMIT 1 FOR UPDATE SKIP LOCKED)
         RETURNING event_id, type, object_id, stripe_subscription_id, attempts, replays
     ), ticket AS (
         INSERT INTO stripe_links AS link (stripe_subscription_id, ticket, applied_ticket)
@@ -53,7 +48,13 @@ CLAIM = """
         ON CONFLICT (stripe_subscription_id) DO UPDATE SET ticket = link.ticket + 1
         RETURNING ticket
     )
-    SELECT claimed.*, ticket.ticket FROM claimed LEFT JOIN ticket ON true"""
+    SELECT claimed.*, ticket.ticket, (
+               SELECT array_agg(event_id) FROM (
+                   SELECT event_id FROM stripe_events
+                    WHERE stripe_subscription_id = claimed.stripe_subscription_id AND stripe_subscription_id <> ''
+                      AND state = 'PENDING' AND attempts = 0 AND event_id <> claimed.event_id
+                    LIMIT {most_beside}) AS those)
+      FROM claimed LEFT JOIN ticket ON true"""
 
 TICKET = """
     WITH found AS (UPDATE stripe_events SET stripe_subscription_id = %(link)s WHERE event_id = %(event)s)
@@ -67,9 +68,13 @@ FINISH = """
          WHERE stripe_subscription_id = %(link)s AND applied_ticket = %(applied)s
         RETURNING stripe_subscription_id
     )
-    UPDATE stripe_events SET state = 'DONE', done_at = %(now)s, outcome = %(outcome)s, error_code = '', error = ''
-     WHERE event_id = %(event)s AND state = 'PENDING' AND attempts = %(attempts)s AND replays = %(replays)s
-       AND (%(link)s = '' OR EXISTS (SELECT FROM applied))"""
+    UPDATE stripe_events
+       SET state = 'DONE', done_at = %(now)s, error_code = '', error = '',
+           outcome = CASE event_id WHEN %(event)s THEN %(outcome)s ELSE 'answered with ' || %(event)s END
+     WHERE event_id = ANY(%(beside)s::text[] || %(event)s::text) AND state = 'PENDING'
+       AND (%(link)s = '' OR EXISTS (SELECT FROM applied))
+       AND CASE event_id WHEN %(event)s THEN attempts = %(attempts)s AND replays = %(replays)s ELSE attempts = 0 END
+    RETURNING event_id"""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Claimed:
     attempts: int
     replays: int
     ticket: int | None
+    beside: list[str] | None  # events about the same subscription that waited, too, before Stripe was asked
 
     @property
     def source_id(self) -> str:
@@ -90,12 +96,13 @@ class Claimed:
 
 
 def drain(*, now: Callable[[], datetime], limit: int = 1000) -> Iterator[tuple[str, str]]:
-    """Try every event that is due, oldest first; yield (event id, outcome). `now` is called once per event.
+    """Try every event that is due, the oldest and the newest in turn: a long queue neither waits for what comes in, nor
+    keeps it waiting. Yield (event id, outcome). `now` is called once per event.
 
     Several workers may drain at once: they share the events.
     """
-    for _ in range(limit):
-        claimed = _claim(now())
+    for turn in range(limit):
+        claimed = _claim(now(), order=ORDERS[turn % len(ORDERS)])
         if claimed is None:
             return
         yield claimed.event_id, _try(claimed, now)
@@ -137,9 +144,10 @@ def seconds_to_next(*, now: datetime, within: float) -> float | None:
     return seconds if seconds < within else None
 
 
-def _claim(now: datetime, event_id: str = "") -> Claimed | None:
+def _claim(now: datetime, event_id: str = "", *, order: str = OLDEST) -> Claimed | None:
     lease = now + timedelta(seconds=settings.INBOX_LEASE_SECONDS)
-    statement = CLAIM.format(only="AND event_id = %(event)s" if event_id else "")
+    only = "AND event_id = %(event)s" if event_id else ""
+    statement = CLAIM.format(only=only, order=order, most_beside=MOST_BESIDE)
     with connection.cursor() as cursor:
         cursor.execute(statement, {"now": now, "lease": lease, "event": event_id})
         row = cursor.fetchone()
@@ -156,10 +164,12 @@ def _try(claimed: Claimed, now: Callable[[], datetime]) -> str:
         if claimed.ticket is None and claimed.type.startswith("checkout.session."):
             claimed = _with_subscription_of_checkout(claimed)
         if claimed.ticket is None:
-            _finish(claimed, "not about a subscription", now())
+            _finish(claimed, now(), "not about a subscription")
             return "not about a subscription"
         state = wanted(stripe_api.fetch_subscription(claimed.stripe_subscription_id))
-        return _apply(claimed, state, now())
+        applied_at = now()
+        finish = partial(_finish, claimed, applied_at)
+        return truth.apply(state, claimed.ticket, finish, now=applied_at, source_id=claimed.source_id)
     except stripe_api.StripeUnavailable as error:
         return _failed(claimed, error.code, error.detail, now())
     except Overtaken:
@@ -171,70 +181,12 @@ def _try(claimed: Claimed, now: Callable[[], datetime]) -> str:
         return _failed(claimed, "unexpected", type(error).__name__, now())
 
 
-class Overtaken(Exception):
-    """Somebody else applied news of the same Stripe subscription since we read what we know about it."""
-
-
-def _apply(claimed: Claimed, state: Wanted, now: datetime) -> str:
-    """Apply what was fetched; the outcome in words. What we know is read before anything is locked, so whoever was
-    overtaken meanwhile rolls back and reads again. A refusal may come of the same: it counts when it comes again.
-    """
-    for _ in range(MOST_READINGS - 1):
-        with suppress(Overtaken, DomainError):
-            return _apply_once(claimed, state, now)
-    return _apply_once(claimed, state, now)
-
-
-@transaction.atomic
-def _apply_once(claimed: Claimed, state: Wanted, now: datetime) -> str:
-    """Bring our subscription to what was fetched and the event to done, in one commit. Raises Overtaken."""
-    known = _known(state)
-    assert claimed.ticket is not None
-    if claimed.ticket < known.applied_ticket:
-        subscription_id, outcome = known.subscription_id, "older than what was applied"
-    else:
-        subscription_id, outcome = converge(known, state, now=now, source_id=claimed.source_id)
-    if not _finish(claimed, outcome, now, known.applied_ticket, subscription_id):
-        raise Overtaken
-    return outcome
-
-
-def _known(state: Wanted) -> Known:
-    """All that converging needs to know, in one statement. No lock here: `_finish` notices who was overtaken."""
-    of_customer = {"tenant__djstripe_customers__id": state.customer_id, "status__in": sorted(LIVE)}
-    trial = Subscription.objects.filter(**of_customer, type=Type.TRIAL, stripe_link=None)
-    main = Subscription.objects.filter(**of_customer, type=Type.MAIN)
-    sold = StripePrice.objects.filter(pk__in={item.price_id for item in state.items})
-    slots_sold = PlanSlots.objects.filter(plan__prices__stripe_prices__in=sold)
-    ours = Q(subscription__stripe_link=OuterRef("pk")) | Q(subscription__parent__stripe_link=OuterRef("pk"))
-    slots_held = TierAllocation.objects.filter(ours | Q(subscription__in=trial), is_open=True)
-    features_sold = PlanFeature.objects.filter(plan__prices__stripe_prices__in=sold)
-    features_held = SubscriptionFeature.objects.filter(
-        Q(subscription__stripe_link=OuterRef("pk")) | Q(subscription__in=trial)
-    )
-    plan = {field: f"plan_price__plan__{field}" for field in ("id", "type", "grace_days", "suspension_days")}
-    link = (
-        StripeLink.objects.select_related("subscription")
-        .annotate(
-            tenant=Subquery(Customer.objects.filter(id=state.customer_id).values("subscriber_id")[:1]),
-            trial=Subquery(trial.order_by("pk").values("pk")[:1]),
-            main=Subquery(main.values("pk")[:1]),
-            has_slots=Exists(slots_sold) | Exists(slots_held) | Exists(features_sold) | Exists(features_held),
-            prices=ArraySubquery(
-                sold.values(row=JSONObject(stripe="pk", price="plan_price_id", plan=JSONObject(**plan)))
-            ),
-        )
-        .get(pk=state.stripe_subscription_id)
-    )
-    prices = {row["stripe"]: PlanPrice(pk=row["price"], plan=Plan(**row["plan"])) for row in link.prices or ()}
-    return Known(link.subscription, link.applied_ticket, link.tenant, link.trial, link.main, link.has_slots, prices)
-
-
 def _finish(
-    claimed: Claimed, outcome: str, now: datetime, applied_ticket: int = 0, subscription_id: int | None = None
+    claimed: Claimed, now: datetime, outcome: str, applied_ticket: int = 0, subscription_id: int | None = None
 ) -> bool:
-    """Mark the event done and its ticket applied; False, and nothing done, if the link is no longer as it was read, or
-    the event no longer ours: its lease ended and somebody else took it, or a person asked for a replay.
+    """Mark the event done and its ticket applied, and with it those that waited beside it when Stripe was asked: they
+    have been answered, too. False, and the caller keeps nothing, if the link is no longer as it was read, or the event
+    no longer ours: its lease ended and somebody else took it, or a person asked for a replay.
     """
     parameters: dict[str, Any] = {
         "event": claimed.event_id,
@@ -245,11 +197,12 @@ def _finish(
         "applied": applied_ticket,
         "subscription": subscription_id,
         "outcome": outcome[:255],
+        "beside": claimed.beside or [],
         "now": now,
     }
     with connection.cursor() as cursor:
         cursor.execute(FINISH, parameters)
-        return bool(cursor.rowcount)
+        return (claimed.event_id,) in cursor.fetchall()
 
 
 def _with_subscription_of_checkout(claimed: Claimed) -> Claimed:

@@ -44,6 +44,14 @@ def fetch_checkout_session(session_id: str) -> dict[str, Any]:
     return found
 
 
+def fetch_customer(customer_id: str) -> dict[str, Any]:
+    """The customer as it is now. Raises StripeUnavailable, StripeRefused."""
+    found = _call("get", f"/v1/customers/{customer_id}")
+    if found.get("object") != "customer" or found.get("id") != customer_id:
+        raise StripeUnavailable("unreadable_answer", "Stripe's answer is not the customer that was asked for.")
+    return found
+
+
 def create(path: str, *, idempotency_key: str, **params: Any) -> dict[str, Any]:
     """Create an object under `path` ("/v1/customers"), once per `idempotency_key`.
 

@@ -4,7 +4,11 @@ Two generations of shapes are read (STRIPE.md): periods on the items or on the s
 `.paid`. What is not known is refused: an unknown status never becomes service.
 
 A term is what has been *paid*: Stripe moves the period on when a renewal invoice is made, and its payment may still
-fail. So a period whose invoice is not paid counts up to where it begins.
+fail. So a period whose invoice is not paid counts up to where it begins. It ends where the subscription does: a
+cancellation within the period shortens it.
+
+While payments are paused and invoices voided (`pause_collection`), nobody pays: service is withheld, as it is from a
+trial that ended without a payment method (`paused`). Invoices that are kept or written off leave service as it is.
 """
 
 import re
@@ -34,6 +38,8 @@ STATUS_OF: dict[str, Status | None] = {
     "incomplete_expired": Status.EXPIRED,
 }
 
+CHECKOUT = "checkout"  # the label of a Stripe subscription that names our checkout
+
 STRIPE_ID = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
 
 
@@ -59,12 +65,19 @@ class Wanted:
     cancel_at: datetime | None
     ended_at: datetime | None
     end_reason: EndReason
+    schedule_id: str  # of a change that is to come; empty if there is none
+    checkout_id: int | None  # which of our checkouts it came from; whose that was is for the caller to check
 
     def term(self, item: Item) -> tuple[datetime, datetime]:
         """The paid term, by the item that sells the plan. Empty if nothing has been paid."""
         if self.period_is_paid:
-            return item.period_start, item.period_end
+            return item.period_start, self.ends_within(item) or item.period_end
         return min(self.started_at, item.period_start), item.period_start
+
+    def ends_within(self, item: Item) -> datetime | None:
+        """Where a cancellation cuts the present period short."""
+        is_within = self.cancel_at is not None and item.period_start < self.cancel_at < item.period_end
+        return self.cancel_at if is_within else None
 
     def is_last(self, item: Item) -> bool:
         """Whether the present period is the last one. A cancellation in a later one is still to come."""
@@ -77,6 +90,8 @@ def wanted(subscription: dict[str, Any]) -> Wanted:
     if not isinstance(stripe_status, str) or stripe_status not in STATUS_OF:
         raise Unmappable("unknown_status", f"Stripe says {str(stripe_status)[:40]!r}, which we do not know.")
     status = STATUS_OF[stripe_status]
+    if status in (Status.ACTIVE, Status.GRACE) and _is_paused(subscription.get("pause_collection")):
+        status = Status.SUSPENDED
     try:
         return Wanted(
             stripe_subscription_id=subscription["id"],
@@ -89,6 +104,8 @@ def wanted(subscription: dict[str, Any]) -> Wanted:
             cancel_at=_time(subscription["cancel_at"]) if subscription.get("cancel_at") else None,
             ended_at=_time(subscription["ended_at"]) if subscription.get("ended_at") else None,
             end_reason=EndReason.NEVER_PAID if stripe_status == "incomplete_expired" else EndReason.CANCELLED,
+            schedule_id=stripe_id(subscription.get("schedule")),
+            checkout_id=_checkout((subscription.get("metadata") or {}).get(CHECKOUT)),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OSError, AttributeError):
         raise Unmappable("unreadable_subscription", "The object lacks what every subscription has.") from None
@@ -102,6 +119,14 @@ def _item(item: dict[str, Any], subscription: dict[str, Any]) -> Item:
     if not start < end:
         raise ValueError("a period that ends before it starts")
     return Item(stripe_id(price), 1 if quantity is None else int(quantity), _time(start), _time(end))
+
+
+def _checkout(label: Any) -> int | None:
+    return int(label) if isinstance(label, str) and label.isascii() and label.isdigit() and len(label) < 19 else None
+
+
+def _is_paused(pause: Any) -> bool:
+    return isinstance(pause, dict) and pause.get("behavior") == "void"
 
 
 def _is_paid(invoice: Any) -> bool:

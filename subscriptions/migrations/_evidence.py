@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 
-TYPES = {"plan_id": "bigint", "price_id": "bigint", "on_hold": "boolean", "own_hold": "boolean",
+TYPES = {"plan_id": "bigint", "price_id": "bigint", "quantity": "integer", "on_hold": "boolean", "own_hold": "boolean",
          "auto_renews": "boolean", "cancel_at_term_end": "boolean", "type": "text", "status": "text",
          "time_zone": "text", "end_reason": "text"}  # fmt: skip
 
