@@ -211,6 +211,20 @@ INVOICE_LIST = Group(
         "subscription": TEXT,
     }
 )
+_PREVIEWED: dict[str, Shape] = {
+    "billing_cycle_anchor": Text(("now", "unchanged")),
+    "cancel_at": Either((Text(("", "min_period_end", "max_period_end")), TIME)),
+    "cancel_at_period_end": FLAG,
+    "cancel_now": FLAG,
+    "items": Many(Group(META | {"deleted": FLAG, "id": TEXT, "price": TEXT, "quantity": COUNT})),
+    "proration_behavior": PRORATION,
+    "proration_date": TIME,
+    "trial_end": Either((Text(("now",)), TIME)),
+}
+INVOICE_PREVIEW = Group(
+    EXPAND | {"customer": TEXT, "subscription": TEXT, "subscription_details": Group(_PREVIEWED)},
+    required=("subscription",),
+)
 INVOICE_PAY = Group(EXPAND | {"off_session": FLAG, "paid_out_of_band": FLAG, "payment_method": TEXT, "source": TEXT})
 INVOICE_PAYMENT_LIST = Group(DATED | {"invoice": TEXT, "status": Text(("canceled", "open", "paid"))})
 

@@ -18,6 +18,7 @@ _FORMS = {
     "subscription": ("sub_1", 23),
     "subscription_item": ("si_", 14),
     "invoice": ("in_1", 23),
+    "upcoming_invoice": ("upcoming_in_1", 23),
     "line_item": ("il_1", 23),
     "invoice_payment": ("inpay_1", 23),
     "payment_intent": ("pi_3", 23),
