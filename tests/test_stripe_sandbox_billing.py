@@ -206,3 +206,41 @@ def test_the_side_door_says_why_it_cannot(api: Stripe, sandbox: Sandbox) -> None
         sandbox.knobs(colour=1)
     with pytest.raises(SandboxError, match="there is no sub_none"):
         sandbox.pay("sub_none")
+
+
+# paused collection
+
+
+@pytest.mark.parametrize(
+    ("behavior", "status"), [("void", "void"), ("keep_as_draft", "draft"), ("mark_uncollectible", "uncollectible")]
+)
+def test_renewals_while_collection_is_paused_ask_for_nothing(
+    api: Stripe, sandbox: Sandbox, behavior: str, status: str
+) -> None:
+    subscription = api.subscription()
+    api("POST", f"/v1/subscriptions/{subscription['id']}", pause_collection={"behavior": behavior})
+    paid = api.event_types().count("invoice.paid")
+    sandbox.clock(32 * DAY)
+    renewed = api.retrieve(subscription)
+    assert (renewed["status"], period(renewed)[0]) == ("active", period(subscription)[1])
+    invoice = api("GET", f"/v1/invoices/{renewed['latest_invoice']}")
+    assert (invoice["status"], invoice["total"], invoice["amount_paid"]) == (status, 3000, 0)
+    assert api.event_types().count("invoice.paid") == paid
+
+
+def test_collection_resumes_when_it_said_and_when_told(api: Stripe, sandbox: Sandbox) -> None:
+    subscription = api.subscription()
+    path, (start, end) = f"/v1/subscriptions/{subscription['id']}", period(subscription)
+    api("POST", path, pause_collection={"behavior": "void", "resumes_at": end + DAY})
+    sandbox.clock(34 * DAY)
+    resumed = api("GET", "/v1/events", type="customer.subscription.updated")["data"][0]
+    assert resumed["created"] == end + DAY
+    paused = {"behavior": "void", "resumes_at": end + DAY}
+    assert resumed["data"]["previous_attributes"] == {"pause_collection": paused}
+    assert api.retrieve(subscription)["pause_collection"] is None
+    api("POST", path, pause_collection={"behavior": "void"})
+    assert api("POST", path, pause_collection=None)["pause_collection"] is None
+    sandbox.clock(65 * DAY)
+    assert api("GET", "/v1/invoices", subscription=subscription["id"])["data"][0]["status"] == "paid"
+    late = {"behavior": "void", "resumes_at": start}
+    assert api.refused("POST", path, pause_collection=late)[1]["param"] == "pause_collection[resumes_at]"

@@ -200,6 +200,30 @@ SUBSCRIPTION_LIST = Group(
     }
 )
 
+# schedules
+
+_PHASE = Group(
+    META
+    | {
+        "description": TEXT,
+        "duration": Group(EVERY, required=("interval",)),
+        "end_date": TIME,
+        "items": Many(Group(META | {"price": TEXT, "quantity": COUNT})),
+        "proration_behavior": PRORATION,
+        "start_date": Either((Text(("now",)), TIME)),
+    },
+    required=("items",),
+)
+SCHEDULE_CREATE = Group(EXPAND | META | {"from_subscription": TEXT}, required=("from_subscription",))
+SCHEDULE_UPDATE = Group(
+    EXPAND
+    | META
+    | {"end_behavior": Text(("cancel", "release")), "phases": Many(_PHASE), "proration_behavior": PRORATION}
+)
+SCHEDULE_LIST = Group(
+    DATED | {"customer": TEXT, "scheduled": FLAG} | dict.fromkeys(("canceled_at", "completed_at", "released_at"), RANGE)
+)
+
 # invoices
 
 INVOICE_LIST = Group(

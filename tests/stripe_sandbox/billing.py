@@ -206,6 +206,10 @@ def cancel(world: World, subscription: Obj, *, now: int, reason: str = "cancella
     subscription |= {"status": status, "ended_at": now, "canceled_at": subscription["canceled_at"] or now}
     subscription["cancellation_details"]["reason"] = subscription["cancellation_details"]["reason"] or reason
     world.put(subscription)
+    schedule = world.store.get("subscription_schedule", subscription["schedule"] or "")
+    if schedule and schedule["status"] == "active":
+        schedule |= {"status": "canceled", "canceled_at": now, "current_phase": None}
+        world.emit("subscription_schedule.canceled", world.put(schedule), now=now)
     for invoice in unpaid_of(world, subscription["id"]):
         invoice |= {"auto_advance": False, "next_payment_attempt": None}
         if status == "incomplete_expired":

@@ -4,6 +4,7 @@ The preview and the change itself are one computation, so that what was shown is
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from . import shapes
 from .calls import Call
@@ -32,7 +33,7 @@ def draft_of(subscription: Obj) -> Obj:
     return draft
 
 
-def _copied(value: object) -> object:
+def _copied(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else list(value) if isinstance(value, list) else value
 
 

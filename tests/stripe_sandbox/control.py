@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from . import billing, checkout_routes, deadlines
+from . import billing, checkout_routes, deadlines, schedules
 from .errors import ControlError
 from .ids import API_VERSION, OLD_API_VERSION, kind_of
 from .render import overridden, render
@@ -37,6 +37,8 @@ def _subscription_verb(world: World, given: Obj, subscription_id: str, verb: str
     with world.changing():
         subscription = _find(world, subscription_id)
         now = world.now()
+        if verb in ("pay", "renew", "fail", "unpaid"):
+            schedules.turn_with_period(world, subscription, now=now)
         match verb:
             case "pay" | "renew":
                 billing.pay(world, subscription, now=now)

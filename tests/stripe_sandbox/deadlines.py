@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from .billing import OVER, cancel, collect_change, end_trial, fail, give_up, pause, renew, settle, take_pending
+from . import schedules
+from .billing import OVER, UPDATED, cancel, collect_change, end_trial, fail, give_up, pause, renew, settle, take_pending
 from .cards import card_of
 from .invoices import draw_up, unpaid_of
 from .items import items_of, period_end
@@ -40,6 +41,12 @@ def deadlines(world: World, subscription: Obj) -> list[tuple[int, Deadline]]:
     status = subscription["status"]
     if subscription["cancel_at"] and status not in OVER:
         found.append((subscription["cancel_at"], _end_as_planned))
+    schedule = schedules.schedule_for(world, subscription)
+    if schedule and schedule["current_phase"] and status not in OVER:
+        found.append((schedules.next_boundary(schedule), schedules.turn))
+    paused = subscription["pause_collection"]
+    if paused and paused["resumes_at"] and status not in OVER:
+        found.append((paused["resumes_at"], _resume_collection))
     match status:
         case "incomplete":
             found.append((subscription["created"] + 23 * 3600, _expire))
@@ -65,6 +72,12 @@ def _end_as_planned(world: World, subscription: Obj, *, now: int) -> None:
         invoice = draw_up(world, subscription, waiting, reason="subscription_cycle", period=at, now=now)
         collect_change(world, subscription, invoice, attempt=True, now=now)
     cancel(world, subscription, now=now)
+
+
+def _resume_collection(world: World, subscription: Obj, *, now: int) -> None:
+    """Coming invoices are asked for again; those made meanwhile stay as they are."""
+    with world.updating(subscription, UPDATED, now=now):
+        subscription["pause_collection"] = None
 
 
 def _expire(world: World, subscription: Obj, *, now: int) -> None:

@@ -15,6 +15,7 @@ _FORMS = {
     "customer": ("cus_", 14),
     "product": ("prod_", 14),
     "price": ("price_1", 23),
+    "subscription_schedule": ("sub_sched_1", 23),
     "subscription": ("sub_1", 23),
     "subscription_item": ("si_", 14),
     "invoice": ("in_1", 23),

@@ -25,6 +25,7 @@ from .invoices import Charge, draw_up, written
 from .items import items_of, period_end
 from .ordering import check_anchor, orders_from, trial_end_from
 from .proration import credits_of
+from .schedules import note_items
 from .store import Obj
 
 
@@ -98,6 +99,12 @@ def update(call: Call) -> Obj:
     changes = set(given) - {"expand"}
     if subscription["status"] in OVER and changes - {"metadata", "cancellation_details"}:
         raise StripeError("A canceled subscription can only update its cancellation_details and metadata.")
+    if subscription["schedule"] and changes & {"cancel_at", "cancel_at_period_end"}:
+        raise StripeError(
+            f"The subscription is managed by the subscription schedule `{subscription['schedule']}`, and updating any "
+            "cancelation behavior directly is not allowed. Please update the schedule instead."
+        )
+    _check_pause(given, now=now)
     draft = draft_of(subscription)
     charges = _changed(call, draft, given)
     behaviour, trial_end = given.get("payment_behavior", "allow_incomplete"), given.get("trial_end")
@@ -107,6 +114,7 @@ def update(call: Call) -> Obj:
     with call.world.updating(subscription, UPDATED, now=now):
         subscription.clear()
         subscription |= draft
+        note_items(call.world, subscription)
         if charges:
             at = (now, now)
             invoice = draw_up(call.world, subscription, charges, reason="subscription_update", period=at, now=now)
@@ -147,6 +155,13 @@ def resume(call: Call) -> Obj:
 
 
 # carrying out a change
+
+
+def _check_pause(given: Obj, *, now: int) -> None:
+    resumes_at = (given.get("pause_collection") or {}).get("resumes_at")
+    if resumes_at is not None and resumes_at <= now:
+        message = "Invalid timestamp: must be an integer Unix timestamp in the future."
+        raise StripeError(message, param="pause_collection[resumes_at]")
 
 
 def _changed(call: Call, draft: Obj, given: Obj) -> list[Charge]:
