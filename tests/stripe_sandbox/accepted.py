@@ -250,7 +250,30 @@ INVOICE_PREVIEW = Group(
     required=("subscription",),
 )
 INVOICE_PAY = Group(EXPAND | {"off_session": FLAG, "paid_out_of_band": FLAG, "payment_method": TEXT, "source": TEXT})
-INVOICE_PAYMENT_LIST = Group(DATED | {"invoice": TEXT, "status": Text(("canceled", "open", "paid"))})
+INVOICE_PAYMENT_LIST = Group(
+    DATED
+    | {
+        "invoice": TEXT,
+        "payment": Group({"payment_intent": TEXT, "type": Text(("payment_intent",))}, required=("type",)),
+        "status": Text(("canceled", "open", "paid")),
+    }
+)
+
+# money taken and given back
+
+CHARGE_LIST = Group(DATED | {"customer": TEXT, "payment_intent": TEXT})
+REFUND_CREATE = Group(
+    EXPAND
+    | META
+    | {
+        "amount": Whole(least=1),
+        "charge": TEXT,
+        "payment_intent": TEXT,
+        "reason": Text(("duplicate", "fraudulent", "requested_by_customer")),
+    }
+)
+REFUND_LIST = DISPUTE_LIST = Group(DATED | {"charge": TEXT, "payment_intent": TEXT})
+LABELLED = Group(EXPAND | META)
 
 # checkout and portal
 

@@ -35,6 +35,10 @@ class Call:
         """An object that a parameter names."""
         return self.find(kind, object_id, param=param or kind, status=400)
 
+    def time_of(self, obj: Obj) -> int:
+        """Now, where the object lives."""
+        return self.world.time_of(obj)
+
     def show(self, obj: Obj) -> Obj:
         return render(self.world, obj, expand=self.expand, version=self.version)
 

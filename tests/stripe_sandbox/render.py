@@ -23,6 +23,8 @@ _REFERENCES = {
     "default_price": "price",
     "price": "price",
     "payment_intent": "payment_intent",
+    "charge": "charge",
+    "latest_charge": "charge",
     "default_payment_method": "payment_method",
     "payment_method": "payment_method",
     "on_behalf_of": "account",

@@ -47,6 +47,12 @@ class World:
     def now(self) -> int:
         return int(time.time()) + self.clock_offset
 
+    def time_of(self, obj: Obj) -> int:
+        """Now, for an object: that of the test clock which it or its customer is on, or the sandbox's own."""
+        customer = obj if obj["object"] == "customer" else self.store.get("customer", str(obj.get("customer")))
+        clock = self.store.get("test_helpers.test_clock", str((customer or {}).get("test_clock")))
+        return clock["frozen_time"] if clock else self.now()
+
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Hold the lock; at the end of the outermost block commit, then hand over the deliveries."""
