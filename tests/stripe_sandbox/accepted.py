@@ -39,8 +39,8 @@ CUSTOMER_UPDATE = Group(
         "tax_exempt": Text(("", "exempt", "none", "reverse")),
     }
 )
-CUSTOMER_CREATE = Group({**CUSTOMER_UPDATE.fields, "payment_method": TEXT})
-CUSTOMER_LIST = Group(DATED | {"email": TEXT})
+CUSTOMER_CREATE = Group({**CUSTOMER_UPDATE.fields, "payment_method": TEXT, "test_clock": TEXT})
+CUSTOMER_LIST = Group(DATED | {"email": TEXT, "test_clock": TEXT})
 
 # catalogue
 
@@ -197,6 +197,7 @@ SUBSCRIPTION_LIST = Group(
         "customer": TEXT,
         "price": TEXT,
         "status": Text((*STATUSES, "ended", "all")),
+        "test_clock": TEXT,
     }
 )
 
@@ -337,6 +338,11 @@ PORTAL_CREATE = Group(
     },
     required=("customer",),
 )
+
+# test clocks
+
+CLOCK_CREATE = Group(EXPAND | {"frozen_time": TIME, "name": TEXT}, required=("frozen_time",))
+CLOCK_ADVANCE = Group(EXPAND | {"frozen_time": TIME}, required=("frozen_time",))
 
 # webhook endpoints and events
 

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from . import (
     catalogue_routes,
     checkout_routes,
+    clock_routes,
     event_routes,
     invoice_routes,
     payment_routes,
@@ -33,6 +34,7 @@ from .world import World
 FAMILIES = (
     catalogue_routes,
     checkout_routes,
+    clock_routes,
     event_routes,
     invoice_routes,
     payment_routes,

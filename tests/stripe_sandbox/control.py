@@ -36,7 +36,7 @@ def answer(world: World, method: str, path: str, given: Obj) -> Any:
 def _subscription_verb(world: World, given: Obj, subscription_id: str, verb: str) -> Obj:
     with world.changing():
         subscription = _find(world, subscription_id)
-        now = world.now()
+        now = world.time_of(subscription)
         if verb in ("pay", "renew", "fail", "unpaid"):
             schedules.turn_with_period(world, subscription, now=now)
         match verb:
@@ -97,7 +97,8 @@ def _override(world: World, given: Obj, object_id: str) -> Obj:
 
 def _checkout_verb(world: World, given: Obj, session_id: str, verb: str) -> Obj:
     with world.changing():
-        session, now = _find(world, session_id), world.now()
+        session = _find(world, session_id)
+        now = world.time_of(session)
         match verb:
             case "complete":
                 settled = _truth(given.get("settled", True))

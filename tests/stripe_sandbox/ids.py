@@ -25,6 +25,7 @@ _FORMS = {
     "charge": ("ch_3", 23),
     "refund": ("re_3", 23),
     "dispute": ("du_1", 23),
+    "test_helpers.test_clock": ("clock_1", 23),
     "payment_intent": ("pi_3", 23),
     "checkout.session": ("cs_test_", 58),
     "item": ("li_1", 23),

@@ -396,7 +396,7 @@ def _blank(invoice_id: str, customer: Obj, subscription: Obj, now: int) -> dict[
         },
         "subtotal": 0,
         "subtotal_excluding_tax": 0,
-        "test_clock": None,
+        "test_clock": subscription["test_clock"],
         "total": 0,
         "total_discount_amounts": [],
         "total_excluding_tax": 0,

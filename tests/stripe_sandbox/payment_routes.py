@@ -43,7 +43,7 @@ def create_refund(call: Call) -> Obj:
         charge = call.world.need("charge", intent["latest_charge"])
     else:
         raise missing_param("payment_intent")
-    return call.show(payments.refund(call.world, charge, given, now=call.time_of(charge)))
+    return call.show(payments.refund(call.world, charge, given, now=call.now))
 
 
 @route("GET", "/v1/refunds", accepted.REFUND_LIST)
@@ -79,7 +79,7 @@ def close_dispute(call: Call) -> Obj:
     dispute = call.find("dispute", call.ids[0])
     if dispute["status"] in payments.CLOSED:
         raise StripeError("This dispute is already closed.")
-    return call.show(payments.close_dispute(call.world, dispute, status="lost", now=call.time_of(dispute)))
+    return call.show(payments.close_dispute(call.world, dispute, status="lost", now=call.now))
 
 
 def _matching(call: Call, kind: str, *names: str) -> list[Obj]:

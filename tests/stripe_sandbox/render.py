@@ -24,6 +24,7 @@ _REFERENCES = {
     "price": "price",
     "payment_intent": "payment_intent",
     "charge": "charge",
+    "test_clock": "test_helpers.test_clock",
     "latest_charge": "charge",
     "default_payment_method": "payment_method",
     "payment_method": "payment_method",
