@@ -193,6 +193,7 @@ def _clock(world: World, given: Obj) -> Obj:
         world.set_clock(given.get("offset_seconds"))
         if world.knobs.auto_renew:
             deadlines.tick(world, now=world.now())
+        world.deliveries.clock_moved(world.now())
     return {"offset_seconds": world.clock_offset, "now": world.now()}
 
 
