@@ -21,9 +21,9 @@ class Deadline(Protocol):
 
 
 def card_of(world: World, subscription: Obj) -> str:
-    """ok, declined or none: the customer's metadata say, else a payment method on file, else the knob."""
+    """ok, declined or none: what was chosen on a page, else the customer's metadata, a method on file, the knob."""
     customer = world.need("customer", subscription["customer"])
-    told = customer["metadata"].get("card")
+    told = customer.get("_card") or customer["metadata"].get("card")
     if told in ("ok", "declined", "none"):
         return str(told)
     on_file = customer["invoice_settings"]["default_payment_method"] or customer["default_source"]
@@ -178,7 +178,9 @@ def _restart_cycle(subscription: Obj, *, now: int) -> None:
 
 def _next_period(world: World, subscription: Obj, *, now: int) -> Obj:
     """Move the items that are due on by one interval and draw up the invoice for it."""
-    due, anchor = period_end(subscription), subscription["billing_cycle_anchor"]
+    due = period_end(subscription)
+    _change_as_planned(world, subscription, due=due)
+    anchor = subscription["billing_cycle_anchor"]
     began = min(item["current_period_start"] for item in items_of(subscription))
     charges = []
     for item in items_of(subscription):
@@ -189,6 +191,23 @@ def _next_period(world: World, subscription: Obj, *, now: int) -> Obj:
         item |= {"current_period_start": due, "current_period_end": end}
         charges.append(Charge(item, due, end, full_price(item)))
     return draw_up(world, subscription, charges, reason="subscription_cycle", period=(began, due), now=now)
+
+
+def plan_change(world: World, subscription: Obj, item: Obj, *, price: str, quantity: int) -> None:
+    """The item becomes so when its period ends. Stripe's portal makes a schedule for it, which is not modelled."""
+    subscription.setdefault("_planned", {})[item["id"]] = {"price": price, "quantity": quantity}
+    world.put(subscription)
+
+
+def _change_as_planned(world: World, subscription: Obj, *, due: int) -> None:
+    for item in items_of(subscription):
+        planned = subscription.get("_planned", {}).pop(item["id"], None) if item["current_period_end"] == due else None
+        if planned:
+            price = world.need("price", planned["price"])
+            rhythms = [(p["recurring"]["interval"], p["recurring"]["interval_count"]) for p in (price, item["price"])]
+            if rhythms[0] != rhythms[1]:
+                subscription["billing_cycle_anchor"] = due
+            item |= {"price": price, "quantity": planned["quantity"]}
 
 
 # the end
