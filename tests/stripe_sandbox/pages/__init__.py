@@ -54,4 +54,4 @@ def _answer(world: World, asked: Asked) -> Shown:
             case ["invoice", invoice_id] if invoice := world.store.get("invoice", invoice_id):
                 return invoice_page(world, asked, invoice)
     body = '<main><h1>There is no such page</h1><p><a href="/">The sandbox</a></p></main>'
-    return Shown(document("Not here", body, narrow=True), 404)
+    return Shown(document("Not here", body, width="narrow"), 404)

@@ -19,9 +19,9 @@ _SAID = {
 
 # what a customer may choose: label, hint, the card that is kept for renewals
 _WAYS = {
-    "works": ("Card that works", "Paid at once, and at every renewal.", "ok"),
+    "works": ("Card that works", "Every payment succeeds.", "ok"),
     "declined": ("Card that is declined", "Nothing is bought; this page stays open.", ""),
-    "fails_later": ("Card that works today only", "Paid now; every renewal is declined.", "declined"),
+    "fails_later": ("Card that works today only", "Accepted now; every later payment is declined.", "declined"),
     "debit": ("Bank debit that settles later", "Complete but unpaid, until the home page says how it ended.", "ok"),
     "nothing": ("No card", "The trial needs none.", "none"),
 }
@@ -77,7 +77,7 @@ def _open(world: World, asked: Asked, session: Obj) -> str:
 <form method="post" action="/checkout/{session["id"]}">{_who(world, session)}
 <fieldset><legend>How to pay</legend>{ways}</fieldset>
 <p><button class="main">{label}</button></p></form>{leave}</main>""",
-        narrow=True,
+        width="narrow",
     )
 
 
@@ -90,7 +90,7 @@ def _closed(session: Obj) -> str:
         text, target, label = "It can no longer be paid.", session["cancel_url"], "Go back"
     way = f'<p><a href="{link(target)}">{label}</a></p>' if target else ""
     words = f"This checkout is {session['status']}"
-    return document(words, f"<main><h1>{escape(words)}</h1><p>{text}</p>{way}</main>", narrow=True)
+    return document(words, f"<main><h1>{escape(words)}</h1><p>{text}</p>{way}</main>", width="narrow")
 
 
 def _who(world: World, session: Obj) -> str:

@@ -33,13 +33,14 @@ from .parts import (
 )
 
 _LATEST = 30  # of each kind are shown
+_LAST_DELIVERIES = 10  # are shown at once, the others when asked for
 _SECTIONS = {
     "checkouts": "Checkouts",
     "subscriptions": "Subscriptions",
     "invoices": "Invoices",
-    "deliveries": "Webhook deliveries",
-    "knobs": "Knobs",
     "time": "Time",
+    "knobs": "Knobs",
+    "deliveries": "Webhook deliveries",
     "over": "Start over",
 }
 _SAID = PAY_SAID | {
@@ -171,7 +172,7 @@ def _checkouts(world: World) -> str:
         about = session["id"][-6:]
         who = _who(world, session["customer"]) or escape(str(session["customer_email"] or "somebody new"))
         if session["status"] == "open":
-            page = f'<a href="/checkout/{session["id"]}">{total}</a>'
+            page = f'<a href="/checkout/{session["id"]}">Pay {total}</a>'
             expire = button("/", "Expire", about=about, do="expire", session=session["id"])
             open_.append((page, who, _things(session), moment(session["expires_at"]), expire))
         elif session["status"] == "complete" and session["payment_status"] == "unpaid" and not _bounced(world, session):
@@ -278,7 +279,10 @@ def _deliveries(world: World) -> str:
             )
         )
     heads = ("At (real time)", "Event", "About", "Attempt", "Answer")
-    shown = table(heads, rows, caption="Webhook deliveries", empty="Nothing has been delivered yet.")
+    shown = table(heads, rows[:_LAST_DELIVERIES], caption="Last deliveries", empty="Nothing has been delivered yet.")
+    if rows[_LAST_DELIVERIES:]:
+        older = table(heads, rows[_LAST_DELIVERIES:], caption="Earlier deliveries", empty="")
+        shown += f"<details><summary>Earlier ones</summary>{older}</details>"
     return f'<p>{waiting} {flush}<a href="/#deliveries">Reload</a></p>{shown}'
 
 

@@ -44,4 +44,4 @@ def invoice_page(world: World, asked: Asked, invoice: Obj) -> Shown:
 {status(invoice["status"])}<br>{identity(invoice["id"])}</p>{said(PAY_SAID, asked)}
 <table aria-label="What is charged"><tbody>{lines}<tr class="sum"><th scope="row">Total</th>
 <td class="number">{money(invoice["total"], invoice["currency"])}</td></tr></tbody></table>{shown}</main>"""
-    return Shown(document(f"Invoice {invoice['number']}", body, narrow=True))
+    return Shown(document(f"Invoice {invoice['number']}", body, width="narrow"))

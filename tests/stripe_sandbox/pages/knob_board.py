@@ -9,7 +9,6 @@ from ..errors import ControlError
 from ..knobs import Fault, Knobs
 from ..periods import DAY
 from ..world import World
-from .parts import button
 
 API_DOWN = Fault(status=503, times=0)
 _DOWN, _DAYS = "api", "dunning_days"  # fields of the form that are no knobs themselves
@@ -88,9 +87,9 @@ def knob_board(knobs: Knobs) -> str:
     )
     others = [fault for fault in knobs.errors if fault != API_DOWN]
     faults = f"<p>{len(others)} further API fault(s) are set by a program.</p>" if others else ""
-    rest = button("/", "All at rest", do="rest")
-    return f"""<form method="post" action="/"><input type="hidden" name="do" value="knobs">{groups}{faults}
-<p><button class="main">Turn the knobs</button></p></form>{rest}"""
+    return f"""<form method="post" action="/">{groups}{faults}
+<p><button class="main" name="do" value="knobs">Turn the knobs</button>
+<button name="do" value="rest" formnovalidate>All at rest</button></p></form>"""
 
 
 def turn_knobs(world: World, given: Mapping[str, str]) -> None:

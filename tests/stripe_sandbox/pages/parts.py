@@ -42,17 +42,17 @@ def go(url: str) -> Shown:
     return Shown(status=303, location=quote(web_address(url), safe="%/:=&?~#+!$,;'@()*[]"))
 
 
-def document(title: str, body: str, *, narrow: bool = False) -> str:
-    css = ' class="narrow"' if narrow else ""
+def document(title: str, body: str, *, width: str = "wide") -> str:
+    """``width``: narrow, medium or wide."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)} – Stripe sandbox</title><link rel="icon" href="data:,"><style>{STYLE}</style></head>
-<body{css}>{body}</body></html>"""
+<body class="{width}">{body}</body></html>"""
 
 
 def refusal(status: int, why: str, *, back: str = "/") -> Shown:
     body = f'<main><h1>That was not possible</h1>{notice(why, "bad")}<p><a href="{link(back)}">Go back</a></p></main>'
-    return Shown(document("Not possible", body, narrow=True), status)
+    return Shown(document("Not possible", body, width="narrow"), status)
 
 
 def notice(text: str, tone: str = "good") -> str:
@@ -81,7 +81,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str, 
 
 
 def _cell(head: str, cell: str) -> str:
-    return f'<td data-head="{escape(head)}">{cell}</td>' if cell else "<td></td>"
+    named = f' data-head="{escape(head)}"' if head and cell else ""
+    return f"<td{named}>{cell}</td>"
 
 
 def button(action: str, label: str, *, css: str = "", about: str = "", **given: str) -> str:
@@ -100,11 +101,11 @@ def hidden(given: dict[str, str]) -> str:
     )
 
 
-def choices(name: str, options: Iterable[tuple[str, str, str]], chosen: str) -> str:
-    """Radio buttons: (value, label, hint)."""
+def choices(name: str, options: Iterable[tuple[str, str, str]], chosen: str, *, of: str = "") -> str:
+    """Radio buttons: (value, label, hint). ``of`` tells them from those of another form on the page."""
     return "".join(
-        f'<div class="choice"><input type="radio" name="{name}" id="{name}-{value}" value="{value}" required'
-        f'{" checked" if value == chosen else ""}><label for="{name}-{value}">{escape(label)}'
+        f'<div class="choice"><input type="radio" name="{name}" id="{name}{of}-{value}" value="{value}" required'
+        f'{" checked" if value == chosen else ""}><label for="{name}{of}-{value}">{escape(label)}'
         f'<span class="hint">{escape(hint)}</span></label></div>'
         for value, label, hint in options
     )

@@ -210,6 +210,7 @@ def _page(world: World, asked: Asked, session: Obj, customer: Obj) -> str:
         "Billing",
         f"""<main><h1>Billing</h1><p class="about">For {name_of(customer)}. Stripe sandbox: no money moves.</p>{leave}
 {said(_SAID, asked)}{body}{everything}</main>""",
+        width="medium",
     )
 
 
@@ -279,6 +280,8 @@ def _head(world: World, subscription: Obj) -> str:
 
 
 def _change_forms(world: World, here: str, subscription: Obj) -> str:
+    if subscription["status"] == "incomplete":
+        return "<p>It can be changed when its first payment is there.</p>"
     return "".join(_change_form(world, here, subscription, item) for item in items_of(subscription))
 
 
@@ -293,6 +296,10 @@ def _change_form(world: World, here: str, subscription: Obj, item: Obj) -> str:
     options = "".join(
         f'<optgroup label="{escape(products[product]["name"])}">{inner}</optgroup>' for product, inner in groups.items()
     )
+    when = (
+        ("now", "Now", "What it costs more for the rest of the period is charged at once."),
+        ("period_end", "At the end of the period", f"From {day(item['current_period_end'])}; nothing is charged now."),
+    )
     about = {"do": "change", "subscription": subscription["id"], "item": item["id"]}
     drop = f"<p>{button(here, 'Drop the planned change', **(about | {'do': 'unplan'}))}</p>" if planned else ""
     return f"""<form method="post" action="{here}">{hidden(about)}
@@ -300,9 +307,7 @@ def _change_form(world: World, here: str, subscription: Obj, item: Obj) -> str:
 <select id="price-{item["id"]}" name="price">{options}</select></div>
 <div class="field"><label for="quantity-{item["id"]}">Quantity</label><input id="quantity-{item["id"]}" name="quantity"
 type="number" min="1" max="999999" required value="{item["quantity"]}"></div>
-<div class="field"><label for="when-{item["id"]}">When</label><select id="when-{item["id"]}" name="when">
-<option value="now">Now; what it costs more for the rest of the period is charged at once</option>
-<option value="period_end">At the end of the period, {day(item["current_period_end"])}</option></select></div>
+<fieldset><legend>When</legend>{choices("when", when, "now", of=item["id"])}</fieldset>
 <button>Change</button></form>{drop}"""
 
 

@@ -8,10 +8,10 @@ STYLE = """
 * { box-sizing: border-box }
 body { font: 16px/1.5 system-ui, sans-serif; background: var(--paper); color: var(--ink); max-width: 76rem;
   margin: 0 auto; padding: 1.5rem 1rem 4rem; overflow-wrap: break-word }
-body.narrow { max-width: 36rem; padding-top: 2.5rem }
+body.narrow { max-width: 36rem; padding-top: 2.5rem } body.medium { max-width: 52rem }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; line-height: 1.25 }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 .6rem; scroll-margin-top: 1rem }
-h3 { font-size: 1rem; margin: 0 0 .2rem }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem } .card h3 { margin: 0 0 .2rem }
 p { margin: .4rem 0 } a { color: var(--accent) }
 .quiet, .empty { color: var(--quiet) } .about { color: var(--quiet); margin: 0 0 .6rem; max-width: 48rem }
 nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; padding: 0; margin: .8rem 0 0 }
@@ -38,7 +38,8 @@ button.main:hover { color: var(--on-accent); text-decoration: underline }
 button.danger { color: var(--bad); border-color: var(--bad) }
 label, legend { font-weight: 600 } .hint { display: block; font-weight: 400; font-size: .85rem; color: var(--quiet) }
 input, select { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--quiet);
-  border-radius: .4rem; padding: .35rem .5rem; width: 100%; max-width: 26rem }
+  border-radius: .4rem; padding: .35rem .5rem; width: 100%; max-width: 34rem }
+input[type=number], input[type=datetime-local] { max-width: 15rem } .knob input[type=number] { max-width: none }
 input[type=radio] { width: auto; margin: .3rem .5rem 0 0; accent-color: var(--accent) }
 .field { margin: .7rem 0 } .field label { display: block }
 fieldset { border: 1px solid var(--line); border-radius: .5rem; padding: .4rem .9rem .7rem; margin: 1rem 0 }
