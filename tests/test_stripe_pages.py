@@ -2,14 +2,15 @@
 
 import http.client
 import os
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.stripe_sandbox.client import Sandbox, SandboxError
-from tests.test_browser import CHROMIUM, browser
+from tests.test_browser import CHROMIUM, chromium, visitor
 
 DAY = 86_400
 
@@ -72,6 +73,13 @@ def shop(stripe: Sandbox) -> Shop:
     return Shop(stripe)
 
 
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Browser]:
+    """One browser for all: most of a short visit would be its start."""
+    with chromium() as opened:
+        yield opened
+
+
 def visit(url: str, form: dict[str, str] | None = None, **headers: str) -> tuple[int, str, str]:
     """Status, body and where it leads. With a form it is posted."""
     parts = urlsplit(url)
@@ -94,9 +102,9 @@ def press(page: Page, button: str) -> None:
 
 
 @clicked
-def test_a_declined_card_leaves_the_checkout_open_and_the_next_one_buys(shop: Shop) -> None:
+def test_a_declined_card_leaves_the_checkout_open_and_the_next_one_buys(shop: Shop, opened: Browser) -> None:
     session = shop.checkout()
-    with browser(shop.stripe.url) as page:
+    with visitor(opened, shop.stripe.url) as page:
         page.goto(session["url"])
         expect(page.get_by_role("main")).to_contain_text("2 × Standard")
         expect(page.get_by_role("main")).to_contain_text("Then 20.00 EUR every month")
@@ -121,9 +129,9 @@ def test_a_declined_card_leaves_the_checkout_open_and_the_next_one_buys(shop: Sh
 
 
 @clicked
-def test_who_goes_back_leaves_the_checkout_open_and_a_bank_debit_arrives_later(shop: Shop) -> None:
+def test_who_goes_back_leaves_the_checkout_open_and_a_bank_debit_arrives_later(shop: Shop, opened: Browser) -> None:
     session = shop.checkout(customer=shop.customer)
-    with browser(shop.stripe.url) as page:
+    with visitor(opened, shop.stripe.url) as page:
         page.goto(session["url"])
         expect(page.get_by_label("E-mail")).to_have_count(0)
         page.get_by_role("link", name="Go back without paying").click()
@@ -141,10 +149,10 @@ def test_who_goes_back_leaves_the_checkout_open_and_a_bank_debit_arrives_later(s
 
 
 @clicked
-def test_a_customer_cancels_thinks_again_and_changes_the_plan_in_the_portal(shop: Shop) -> None:
+def test_a_customer_cancels_thinks_again_and_changes_the_plan_in_the_portal(shop: Shop, opened: Browser) -> None:
     subscription = shop.subscription()
     end = subscription["items"]["data"][0]["current_period_end"]
-    with browser(shop.stripe.url) as page:
+    with visitor(opened, shop.stripe.url) as page:
         page.goto(shop.portal()["url"])
         page.get_by_text("Cancel", exact=True).click()
         page.get_by_role("button", name="Cancel at the end of the period").click()
@@ -167,9 +175,9 @@ def test_a_customer_cancels_thinks_again_and_changes_the_plan_in_the_portal(shop
 
 
 @clicked
-def test_a_person_turns_knobs_moves_the_time_and_puts_all_at_rest(shop: Shop) -> None:
+def test_a_person_turns_knobs_moves_the_time_and_puts_all_at_rest(shop: Shop, opened: Browser) -> None:
     subscription = shop.subscription()
-    with browser(shop.stripe.url) as page:
+    with visitor(opened, shop.stripe.url) as page:
         page.goto("/")
         page.get_by_label("Answers").select_option("down")
         page.get_by_label("Duplicate").fill("3")
