@@ -164,14 +164,16 @@ def test_a_customer_cancels_thinks_again_and_changes_the_plan_in_the_portal(shop
         page.get_by_text("Change plan or quantity").click()
         page.get_by_label("Plan").select_option(shop.yearly)
         page.get_by_label("Quantity").fill("3")
-        press(page, "Change")
+        press(page, "Continue")
+        expect(page.get_by_role("main")).to_contain_text("Due today 280.00 EUR")  # 20.00 EUR of the month are unused
+        press(page, "Confirm")
         expect(page.get_by_role("heading", name="3 × Fleet")).to_be_visible()
         page.get_by_role("link", name="Return").click()
         expect(page).to_have_url(shop.back)
     item = shop.now(subscription)["items"]["data"][0]
     assert (item["price"]["id"], item["quantity"]) == (shop.yearly, 3)
     assert shop.events()[-5:-2].count("customer.subscription.updated") >= 1
-    assert shop.api("GET", "/v1/invoices", limit=1)["data"][0]["total"] == 30000
+    assert shop.api("GET", "/v1/invoices", limit=1)["data"][0]["total"] == 28000
 
 
 @clicked
@@ -282,7 +284,7 @@ def test_a_change_at_the_period_end_happens_with_the_renewal(shop: Shop) -> None
     item = subscription["items"]["data"][0]
     about = {"do": "change", "subscription": subscription["id"], "item": item["id"], "when": "period_end"}
     assert "said=planned" in visit(portal, about | {"price": shop.yearly, "quantity": "5"})[2]
-    assert shop.now(subscription) == subscription
+    assert shop.now(subscription)["items"] == subscription["items"]
     assert "5 × Fleet" in visit(portal)[1]
     shop.stripe.clock(32 * DAY)
     after = shop.now(subscription)["items"]["data"][0]
@@ -293,6 +295,31 @@ def test_a_change_at_the_period_end_happens_with_the_renewal(shop: Shop) -> None
     visit(portal, about | {"price": shop.monthly, "quantity": "1"})
     visit(portal, about | {"do": "unplan"})
     assert "1 × Standard" not in visit(portal)[1]
+
+
+def test_a_link_to_confirm_a_change_shows_its_price_and_leads_on_when_it_is_done(shop: Shop) -> None:
+    subscription = shop.subscription()
+    item = subscription["items"]["data"][0]["id"]
+    wanted = {"subscription": subscription["id"], "items": [{"id": item, "price": shop.yearly, "quantity": 3}]}
+    after = {"type": "redirect", "redirect": {"return_url": shop.back}}
+    kind = "subscription_update_confirm"
+    portal = shop.portal(flow_data={"type": kind, kind: wanted, "after_completion": after})["url"]
+    shown = visit(portal)[1]
+    assert ("To 3 × Fleet" in shown, "280.00 EUR" in shown) == (True, True)
+    assert shop.now(subscription) == subscription
+    form = {"do": "change", "subscription": subscription["id"], "item": item, "price": shop.yearly, "quantity": "3"}
+    assert visit(portal, form)[2] == shop.back
+    assert shop.now(subscription)["items"]["data"][0]["quantity"] == 3
+
+
+def test_cancelling_drops_a_planned_change(shop: Shop) -> None:
+    subscription, portal = shop.subscription(), shop.portal()["url"]
+    item = subscription["items"]["data"][0]["id"]
+    about = {"subscription": subscription["id"], "item": item, "price": shop.yearly, "quantity": "5"}
+    visit(portal, about | {"do": "change", "when": "period_end"})
+    assert "said=ending" in visit(portal, {"do": "end", "subscription": subscription["id"]})[2]
+    assert (shop.now(subscription)["schedule"], shop.now(subscription)["cancel_at_period_end"]) == (None, True)
+    assert "5 × Fleet" not in visit(portal)[1]
 
 
 def test_with_a_declined_card_the_portal_neither_changes_nor_pays(shop: Shop) -> None:
@@ -352,7 +379,7 @@ def test_a_portal_link_opens_where_it_was_made_for(shop: Shop, kind: str, headin
     assert f"<h2>{heading}</h2>" in shown
     assert "<h2>Invoices</h2>" in visit(f"{portal}?all=1")[1]
     shop.stripe.cancel(subscription["id"])
-    assert ("Cancel now" in visit(portal)[1], "Change</button>" in visit(portal)[1]) == (False, False)
+    assert ("Cancel now" in visit(portal)[1], "Continue</button>" in visit(portal)[1]) == (False, False)
 
 
 @pytest.mark.parametrize("path", ["/checkout/cs_none", "/portal/bps_none", "/invoice/in_none", "/none", "/checkout"])

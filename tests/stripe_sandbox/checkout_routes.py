@@ -6,9 +6,9 @@ from .calls import Call, route
 from .errors import ControlError, StripeError, missing_param
 from .ids import new_id
 from .invoices import unpaid_of
+from .ordering import check_anchor, orders_from, trial_end_from
 from .periods import DAY
 from .store import Obj
-from .subscription_routes import check_anchor, orders_from, trial_end_from
 from .world import World
 
 
@@ -254,6 +254,7 @@ def _new_customer(world: World, session: Obj, *, now: int) -> str:
 
 def _flow(given: Obj) -> Obj:
     after = {"hosted_confirmation": None, "redirect": None, "type": "portal_homepage"}
+    after |= given.get("after_completion", {})
     flow: Obj = {"after_completion": after, "type": given["type"]}
     for name in ("subscription_cancel", "subscription_update", "subscription_update_confirm"):
         flow[name] = None
@@ -261,4 +262,8 @@ def _flow(given: Obj) -> Obj:
         flow["subscription_cancel"] = {"retention": None, "subscription": given["subscription_cancel"]["subscription"]}
     if "subscription_update" in given:
         flow["subscription_update"] = {"subscription": given["subscription_update"]["subscription"]}
+    if "subscription_update_confirm" in given:
+        asked = given["subscription_update_confirm"]
+        items = [{"id": None, "price": None, "quantity": None} | item for item in asked["items"]]
+        flow["subscription_update_confirm"] = {"discounts": None, "items": items, "subscription": asked["subscription"]}
     return flow

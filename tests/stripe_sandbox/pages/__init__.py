@@ -4,7 +4,7 @@
 ``home``           everything there is, its verbs, deliveries, knobs, time
 ``knob_board``     the knobs in words
 ``checkout``       ``/checkout/cs_…``: buy, be declined, leave
-``portal``         ``/portal/bps_…``: change, cancel, card, invoices
+``portal``         ``/portal/bps_…``: change, cancel, card, invoices; ``portal_verbs`` what its buttons do
 ``invoice``        ``/invoice/in_…``
 ``parts``          what pages are put together from; ``style`` how they look
 ``asking``         how a page changes things: as a program would

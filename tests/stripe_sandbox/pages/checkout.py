@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from html import escape
 
 from .. import checkout_routes
+from ..cards import keep_card
 from ..errors import ControlError, StripeError
+from ..ordering import trial_end_from
 from ..periods import DAY, add_interval, next_end
 from ..store import Obj
-from ..subscription_routes import trial_end_from
 from ..world import World
-from .cards import keep_card
 from .parts import Asked, Shown, choices, day, document, every, go, link, money, notice, price_name, said
 
 _SAID = {

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from html import escape
 
 from .. import control
-from ..billing import OVER, items_of
+from ..billing import OVER
 from ..errors import ControlError
 from ..invoices import unpaid_of
+from ..items import items_of
 from ..periods import add_interval
 from ..store import Obj
 from ..world import World

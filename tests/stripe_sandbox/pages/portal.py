@@ -1,15 +1,15 @@
-"""The billing portal: what a customer may change alone. Every change is one that a program could ask the API for."""
+"""The billing portal: what a customer may see and change alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from html import escape
 
-from ..billing import OVER, card_of, full_price, items_of, plan_change
+from ..billing import OVER
+from ..cards import card_of
 from ..errors import ControlError
+from ..items import items_of
 from ..store import Obj
 from ..world import World
 from .asking import ask
-from .cards import keep_card
-from .invoice import PAY_SAID, pay_invoice
 from .parts import (
     Asked,
     Shown,
@@ -30,27 +30,9 @@ from .parts import (
     status,
     table,
 )
+from .portal_verbs import CARDS, SAID, VERBS, offers, planned_for, wanted_change
 
 _SHOWN_INVOICES = 12
-
-_SAID = PAY_SAID | {
-    "changed": ("Your subscription is changed.", "good"),
-    "planned": ("Your subscription changes at the end of its period.", "good"),
-    "unplanned": ("The planned change is dropped.", "good"),
-    "same": ("That is what you have already; nothing was changed.", "good"),
-    "not_paid": ("Your card was declined, so nothing was changed.", "bad"),
-    "ending": ("Your subscription ends with its period.", "good"),
-    "ended": ("Your subscription has ended.", "good"),
-    "kept": ("Your subscription goes on.", "good"),
-    "resumed": ("Your subscription is resumed.", "good"),
-    "card": ("Your payment method is changed.", "good"),
-}
-
-_CARDS = {
-    "ok": ("Card that works", "Every payment succeeds."),
-    "declined": ("Card that is declined", "It can be kept, but every payment with it fails."),
-    "none": ("No card", "There is nothing to pay with."),
-}
 
 
 def portal_page(world: World, asked: Asked, session: Obj) -> Shown:
@@ -58,7 +40,7 @@ def portal_page(world: World, asked: Asked, session: Obj) -> Shown:
     if customer.get("deleted"):
         raise ControlError("The customer of this page has been deleted.", status=404)
     if asked.method == "POST":
-        verb = _VERBS.get(asked.given.get("do", ""))
+        verb = VERBS.get(asked.given.get("do", ""))
         if verb is None:
             raise ControlError("there is no such button on this page", status=400)
         return _after(session, verb(world, customer, asked.given))
@@ -68,134 +50,9 @@ def portal_page(world: World, asked: Asked, session: Obj) -> Shown:
 def _after(session: Obj, outcome: str) -> Shown:
     """Where a flow leads when it is done, else back here, with all of it."""
     after = (session["flow"] or {}).get("after_completion") or {}
-    if after.get("type") == "redirect" and _SAID[outcome][1] == "good":
+    if after.get("type") == "redirect" and SAID[outcome][1] == "good":
         return go(after["redirect"]["return_url"])
     return go(f"/portal/{session['id']}?all=1&said={outcome}")
-
-
-# the buttons; each answers with a key of _SAID
-
-
-def _change(world: World, customer: Obj, given: Mapping[str, str]) -> str:
-    subscription, item = _own_item(world, customer, given)
-    price, quantity = given.get("price", ""), _quantity(given.get("quantity", "1"))
-    if price not in {offer["id"] for offer in _offers(world, subscription, item)}:
-        raise ControlError("that plan is not offered here", status=400)
-    if (price, quantity) == (item["price"]["id"], item["quantity"]):
-        return "same"
-    if given.get("when") == "period_end":
-        plan_change(world, subscription, item, price=price, quantity=quantity)
-        return "planned"
-    after = world.need("price", price)
-    dearer = after["unit_amount"] * quantity > full_price(item)
-    restarts = after["recurring"]["interval"] != item["price"]["recurring"]["interval"]
-    if subscription["status"] == "active" and (dearer or restarts) and card_of(world, subscription) != "ok":
-        return "not_paid"
-    edit = {"id": item["id"], "price": price, "quantity": quantity}
-    ask(world, "POST", _path(subscription), items=[edit], proration_behavior="always_invoice")
-    _drop_plan(world, subscription, item)
-    return "changed"
-
-
-def _unplan(world: World, customer: Obj, given: Mapping[str, str]) -> str:
-    _drop_plan(world, *_own_item(world, customer, given))
-    return "unplanned"
-
-
-def _end(world: World, customer: Obj, given: Mapping[str, str]) -> str:
-    ask(world, "POST", _path(_own(world, customer, given)), cancel_at_period_end=True)
-    return "ending"
-
-
-def _end_now(world: World, customer: Obj, given: Mapping[str, str]) -> str:
-    ask(world, "DELETE", _path(_own(world, customer, given)))
-    return "ended"
-
-
-def _keep(world: World, customer: Obj, given: Mapping[str, str]) -> str:
-    ask(world, "POST", _path(_own(world, customer, given)), cancel_at_period_end=False)
-    return "kept"
-
-
-def _resume(world: World, customer: Obj, given: Mapping[str, str]) -> str:
-    subscription = _own(world, customer, given)
-    ask(world, "POST", f"{_path(subscription)}/resume")
-    return "resumed" if subscription["status"] == "active" else "declined"
-
-
-def _card(world: World, customer: Obj, given: Mapping[str, str]) -> str:
-    if given.get("card") not in _CARDS:
-        raise ControlError("choose one of the cards that the page shows", status=400)
-    keep_card(world, customer, given["card"])
-    return "card"
-
-
-def _pay(world: World, customer: Obj, given: Mapping[str, str]) -> str:
-    invoice = world.store.get("invoice", given.get("invoice", ""))
-    if invoice is None or invoice["customer"] != customer["id"]:
-        raise ControlError("there is no such invoice here", status=404)
-    return pay_invoice(world, invoice["id"])
-
-
-_VERBS: dict[str, Callable[[World, Obj, Mapping[str, str]], str]] = {
-    "change": _change,
-    "unplan": _unplan,
-    "end": _end,
-    "end_now": _end_now,
-    "keep": _keep,
-    "resume": _resume,
-    "card": _card,
-    "pay": _pay,
-}
-
-
-def _own(world: World, customer: Obj, given: Mapping[str, str]) -> Obj:
-    """Raises ControlError (404) for what belongs to somebody else."""
-    found = world.store.get("subscription", given.get("subscription", ""))
-    if found is None or found["customer"] != customer["id"]:
-        raise ControlError("there is no such subscription here", status=404)
-    return found
-
-
-def _own_item(world: World, customer: Obj, given: Mapping[str, str]) -> tuple[Obj, Obj]:
-    subscription = _own(world, customer, given)
-    for item in items_of(subscription):
-        if item["id"] == given.get("item"):
-            return subscription, item
-    raise ControlError("there is no such part of the subscription", status=404)
-
-
-def _path(subscription: Obj) -> str:
-    return f"/v1/subscriptions/{subscription['id']}"
-
-
-def _drop_plan(world: World, subscription: Obj, item: Obj) -> None:
-    if subscription.get("_planned", {}).pop(item["id"], None):
-        world.put(subscription)
-
-
-def _quantity(word: str) -> int:
-    if not word.isascii() or not word.isdigit() or not 1 <= int(word[:9]) <= 999_999:
-        raise ControlError("the quantity is a whole number from 1 to 999999", status=400)
-    return int(word)
-
-
-def _offers(world: World, subscription: Obj, item: Obj) -> list[Obj]:
-    """Prices that the item may have: those on sale in its currency, and its own. Its own product's come first."""
-    elsewhere = {other["price"]["id"] for other in items_of(subscription)} - {item["price"]["id"]}
-    products = world.store.all("product")
-    found = [
-        price
-        for price in world.store.all("price").values()
-        if price["type"] == "recurring"
-        and price["currency"] == subscription["currency"]
-        and price["id"] not in elsewhere
-        and ((price["active"] and products[price["product"]]["active"]) or price["id"] == item["price"]["id"])
-    ]
-    return sorted(found, key=lambda price: price["product"] != item["price"]["product"])
-
-
-# the page
 
 
 def _page(world: World, asked: Asked, session: Obj, customer: Obj) -> str:
@@ -203,13 +60,17 @@ def _page(world: World, asked: Asked, session: Obj, customer: Obj) -> str:
     flow = None if asked.given.get("all") else session["flow"]
     own = [s for s in reversed(world.store.all("subscription").values()) if s["customer"] == customer["id"]]
     own.sort(key=lambda subscription: subscription["status"] in OVER)
-    body = _flow(world, here, flow, customer, own) if flow else _everything(world, here, customer, own)
+    if "item" in asked.given:
+        body = _review(world, here, customer, asked.given)
+    else:
+        body = _flow(world, here, flow, customer, own) if flow else _everything(world, here, customer, own)
     leave = f'<p><a href="{link(session["return_url"])}">Return</a></p>' if session["return_url"] else ""
-    everything = f'<p><a href="{here}?all=1">All of your billing</a></p>' if flow else ""
+    part = flow or "item" in asked.given
+    everything = f'<p><a href="{here}?all=1">All of your billing</a></p>' if part else ""
     return document(
         "Billing",
         f"""<main><h1>Billing</h1><p class="about">For {name_of(customer)}. Stripe sandbox: no money moves.</p>{leave}
-{said(_SAID, asked)}{body}{everything}</main>""",
+{said(SAID, asked)}{body}{everything}</main>""",
         width="medium",
     )
 
@@ -239,11 +100,19 @@ def _flow(world: World, here: str, flow: Obj, customer: Obj, own: list[Obj]) -> 
             form = _end_form(here, subscription)
             return f'<h2>Cancel your subscription</h2><section class="card">{head}{form}</section>'
         case "subscription_update_confirm":
-            form = _confirm_form(world, here, subscription, flow[kind])
-            return f'<h2>Confirm your change</h2><section class="card">{head}{form}</section>'
+            return _review(world, here, customer, _asked_for(subscription, flow[kind]))
         case _:
             forms = _change_forms(world, here, subscription)
             return f'<h2>Change your subscription</h2><section class="card">{head}{forms}</section>'
+
+
+def _asked_for(subscription: Obj, flow: Obj) -> dict[str, str]:
+    """The change that a program has put together, as the form would have it."""
+    wanted = flow["items"][0]
+    item = next((item for item in items_of(subscription) if item["id"] == wanted["id"]), items_of(subscription)[0])
+    fields = {"subscription": subscription["id"], "item": item["id"]}
+    price, quantity = wanted["price"] or item["price"]["id"], wanted["quantity"] or item["quantity"]
+    return fields | {"price": price, "quantity": str(quantity), "when": "now"}
 
 
 def _subscription(world: World, here: str, subscription: Obj) -> str:
@@ -267,7 +136,7 @@ def _head(world: World, subscription: Obj) -> str:
         name = escape(price_name(price, products))
         period = days(item["current_period_start"], item["current_period_end"])
         lines.append(f'<h3>{item["quantity"]} × {name}</h3><p class="quiet">{each}; this period: {period}</p>')
-        planned = subscription.get("_planned", {}).get(item["id"])
+        planned = planned_for(world, subscription).get(item["id"])
         if planned and subscription["status"] not in OVER:
             to = escape(price_name(world.need("price", planned["price"]), products))
             lines.append(f"<p>From {day(item['current_period_end'])}: {planned['quantity']} × {to}.</p>")
@@ -287,8 +156,8 @@ def _change_forms(world: World, here: str, subscription: Obj) -> str:
 
 def _change_form(world: World, here: str, subscription: Obj, item: Obj) -> str:
     products, groups = world.store.all("product"), dict[str, str]()
-    planned = subscription.get("_planned", {}).get(item["id"])
-    for price in _offers(world, subscription, item):
+    planned = planned_for(world, subscription).get(item["id"])
+    for price in offers(world, subscription, item):
         each = f"{money(price['unit_amount'], price['currency'])} / {every(price['recurring'])}"
         chosen = " selected" if price["id"] == item["price"]["id"] else ""
         option = f'<option value="{price["id"]}"{chosen}>{escape(price_name(price, products))}: {each}</option>'
@@ -300,29 +169,48 @@ def _change_form(world: World, here: str, subscription: Obj, item: Obj) -> str:
         ("now", "Now", "What it costs more for the rest of the period is charged at once."),
         ("period_end", "At the end of the period", f"From {day(item['current_period_end'])}; nothing is charged now."),
     )
-    about = {"do": "change", "subscription": subscription["id"], "item": item["id"]}
-    drop = f"<p>{button(here, 'Drop the planned change', **(about | {'do': 'unplan'}))}</p>" if planned else ""
-    return f"""<form method="post" action="{here}">{hidden(about)}
+    about = {"subscription": subscription["id"], "item": item["id"]}
+    drop = f"<p>{button(here, 'Drop the planned change', do='unplan', **about)}</p>" if planned else ""
+    return f"""<form method="get" action="{here}">{hidden(about)}
 <div class="field"><label for="price-{item["id"]}">Plan</label>
 <select id="price-{item["id"]}" name="price">{options}</select></div>
 <div class="field"><label for="quantity-{item["id"]}">Quantity</label><input id="quantity-{item["id"]}" name="quantity"
 type="number" min="1" max="999999" required value="{item["quantity"]}"></div>
 <fieldset><legend>When</legend>{choices("when", when, "now", of=item["id"])}</fieldset>
-<button>Change</button></form>{drop}"""
+<button>Continue</button></form>{drop}"""
 
 
-def _confirm_form(world: World, here: str, subscription: Obj, asked: Obj) -> str:
-    """A change that a program has put together, and that only has to be confirmed."""
-    wanted, item = (asked.get("items") or [{}])[0], items_of(subscription)[0]
-    item = next((i for i in items_of(subscription) if i["id"] == wanted.get("id")), item)
-    price = world.store.get("price", wanted.get("price") or item["price"]["id"]) or item["price"]
-    quantity = str(wanted.get("quantity") or item["quantity"])
-    name = escape(price_name(price, world.store.all("product")))
+def _review(world: World, here: str, customer: Obj, given: Mapping[str, str]) -> str:
+    """What a change comes to, as the API previews it, and the button that confirms it."""
+    wanted = wanted_change(world, customer, given)
+    if wanted.is_none:
+        return notice(SAID["same"][0])
+    item, price = wanted.item, wanted.price
+    name, now = escape(price_name(price, world.store.all("product"))), world.now()
     each = f"{money(price['unit_amount'], price['currency'])} / {every(price['recurring'])}"
-    about = {"do": "change", "subscription": subscription["id"], "item": item["id"]}
-    fields = hidden(about | {"price": price["id"], "quantity": quantity, "when": "now"})
-    return f"""<p>Changes at once to <strong>{escape(quantity)} × {name}</strong>, {each}.</p>
-<form method="post" action="{here}">{fields}<button class="main">Confirm</button></form>"""
+    if wanted.at_period_end:
+        cost = f"<p>Nothing is due today. It changes on {day(item['current_period_end'])}.</p>"
+    else:
+        about = {"subscription": wanted.subscription["id"], "subscription_details": wanted.edit}
+        paper = ask(world, "POST", "/v1/invoices/create_preview", **about)
+        cost = _due_today(paper) if paper["created"] <= now else "<p>Nothing is due today. It changes at once.</p>"
+    fields = {"do": "change", "subscription": wanted.subscription["id"], "item": item["id"], "price": price["id"]}
+    fields |= {"quantity": str(wanted.quantity), "when": "period_end" if wanted.at_period_end else "now"}
+    return f"""<h2>Confirm your change</h2><section class="card">
+<p class="quiet">From {item["quantity"]} × {escape(price_name(item["price"], world.store.all("product")))}</p>
+<h3>To {wanted.quantity} × {name}</h3><p class="quiet">{each}</p>{cost}
+<form method="post" action="{here}">{hidden(fields)}<p><button class="main">Confirm</button></p></form></section>"""
+
+
+def _due_today(paper: Obj) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(line['description'])}</td>"
+        f'<td class="number">{money(line["amount"], line["currency"])}</td></tr>'
+        for line in paper["lines"]["data"]
+    )
+    credit = "<p>The rest is credited to the next invoices.</p>" if paper["total"] < 0 else ""
+    return f"""<table aria-label="What it costs"><tbody>{rows}<tr class="sum"><th scope="row">Due today</th>
+<td class="number">{money(paper["amount_due"], paper["currency"])}</td></tr></tbody></table>{credit}"""
 
 
 def _end_form(here: str, subscription: Obj) -> str:
@@ -338,7 +226,7 @@ def _end_form(here: str, subscription: Obj) -> str:
 
 def _card_form(world: World, here: str, customer: Obj) -> str:
     chosen = card_of(world, {"customer": customer["id"], "default_payment_method": None})
-    cards = choices("card", ((card, *words) for card, words in _CARDS.items()), chosen)
+    cards = choices("card", ((card, *words) for card, words in CARDS.items()), chosen)
     return f"""<form method="post" action="{here}">{hidden({"do": "card"})}
 <fieldset><legend>Pay with</legend>{cards}</fieldset><button>Update</button></form>"""
 
