@@ -126,7 +126,9 @@ def collect(world: World, invoice: Obj, *, now: int, out_of_band: bool = False) 
             payment |= {"status": "paid", "amount_paid": due}
             payment["status_transitions"]["paid_at"] = now
             intent = world.need("payment_intent", payment["payment"]["payment_intent"])
-            world.put(intent | {"status": "succeeded", "amount_received": due, "last_payment_error": None})
+            intent |= {"status": "succeeded", "amount_received": due, "last_payment_error": None}
+            intent["latest_charge"] = world.put(_charge(intent, invoice, now=now))["id"]
+            world.put(intent)
         world.put(payment)
     return world.put(invoice)
 
@@ -256,6 +258,59 @@ def _open_payment(world: World, invoice: Obj, *, now: int) -> None:
     invoice["_payments"] = [payment["id"]]
 
 
+def _charge(intent: Obj, invoice: Obj, *, now: int) -> Obj:
+    """The money that an intent took."""
+    return {
+        "id": new_id("charge"),
+        "object": "charge",
+        "amount": intent["amount"],
+        "amount_captured": intent["amount"],
+        "amount_refunded": 0,
+        "application": None,
+        "application_fee": None,
+        "application_fee_amount": None,
+        "balance_transaction": None,
+        "billing_details": {
+            "address": None,
+            "email": invoice["customer_email"],
+            "name": invoice["customer_name"],
+            "phone": None,
+            "tax_id": None,
+        },
+        "calculated_statement_descriptor": "STRIPE SANDBOX",
+        "captured": True,
+        "created": now,
+        "currency": intent["currency"],
+        "customer": intent["customer"],
+        "description": None,
+        "disputed": False,
+        "failure_balance_transaction": None,
+        "failure_code": None,
+        "failure_message": None,
+        "fraud_details": {},
+        "livemode": False,
+        "metadata": {},
+        "on_behalf_of": None,
+        "outcome": None,
+        "paid": True,
+        "payment_intent": intent["id"],
+        "payment_method": intent["payment_method"],
+        "payment_method_details": None,
+        "receipt_email": None,
+        "receipt_number": None,
+        "receipt_url": None,
+        "refunded": False,
+        "review": None,
+        "shipping": None,
+        "source_transfer": None,
+        "statement_descriptor": None,
+        "statement_descriptor_suffix": None,
+        "status": "succeeded",
+        "transfer_data": None,
+        "transfer_group": None,
+    }
+
+
 def _blank(invoice_id: str, customer: Obj, subscription: Obj, now: int) -> dict[str, Any]:
     return {
         "id": invoice_id,
@@ -341,7 +396,7 @@ def _blank(invoice_id: str, customer: Obj, subscription: Obj, now: int) -> dict[
         },
         "subtotal": 0,
         "subtotal_excluding_tax": 0,
-        "test_clock": None,
+        "test_clock": subscription["test_clock"],
         "total": 0,
         "total_discount_amounts": [],
         "total_excluding_tax": 0,
