@@ -5,11 +5,27 @@ from .billing import announce_birth, begin, fail, settle
 from .calls import Call, route
 from .errors import ControlError, StripeError, missing_param
 from .ids import new_id
-from .invoices import unpaid_of
+from .invoices import payments_of, unpaid_of
 from .ordering import check_anchor, orders_from, trial_end_from
 from .periods import DAY
 from .store import Obj
 from .world import World
+
+# ways of paying whose money comes days after the customer has agreed to it
+DELAYED = frozenset(
+    {
+        "acss_debit",
+        "au_becs_debit",
+        "bacs_debit",
+        "boleto",
+        "customer_balance",
+        "konbini",
+        "multibanco",
+        "oxxo",
+        "sepa_debit",
+        "us_bank_account",
+    }
+)
 
 
 @route("POST", "/v1/checkout/sessions", accepted.CHECKOUT_CREATE)
@@ -28,7 +44,7 @@ def create(call: Call) -> Obj:
     trial_end_from(data, now=now)
     orders = orders_from(call, given.get("line_items", []), param="line_items")
     check_anchor(data, orders, now=now)
-    return call.show(call.world.put(_session(call, orders)))
+    return call.show(call.world.put(session_of(call.world, given, orders, now=now)))
 
 
 @route("GET", "/v1/checkout/sessions", accepted.CHECKOUT_LIST)
@@ -83,9 +99,15 @@ def create_portal(call: Call) -> Obj:
     return call.show(call.world.put(session))
 
 
+def settles_at_once(session: Obj) -> bool:
+    """Whether the customer can pay so that the money is there when the session is complete."""
+    return not set(session["payment_method_types"]) <= DELAYED
+
+
 def complete(world: World, session: Obj, *, now: int, settled: bool = True) -> Obj:
     """The customer fills in the form and pays. With ``settled`` False the money is still on its way (bank debit).
 
+    Until it arrives the subscription is incomplete, however long that takes.
     Raises ControlError for a session that is not open.
     """
     if session["status"] != "open":
@@ -99,6 +121,11 @@ def complete(world: World, session: Obj, *, now: int, settled: bool = True) -> O
     subscription = shapes.subscription(given, customer_id=customer_id, currency=session["currency"], now=now)
     subscription["test_clock"] = world.clock_of(subscription)
     begin(world, subscription, orders, given, now=now)
+    nothing_due = world.need("invoice", subscription["latest_invoice"])["amount_due"] == 0
+    if nothing_due and session["payment_method_collection"] == "if_required":
+        subscription["_no_card"] = True
+    if not settled and not nothing_due:
+        _await_money(world, subscription)
     announce_birth(world, subscription, paid=settled, now=now)
     free = world.need("invoice", subscription["latest_invoice"])["amount_due"] == 0
     customer = world.need("customer", customer_id)
@@ -129,6 +156,8 @@ def arrive(world: World, session: Obj, *, succeeded: bool, now: int) -> Obj:
     if session["payment_status"] != "unpaid" or session["status"] != "complete":
         raise ControlError(f"{session['id']} awaits no payment; complete it with settled=false first")
     subscription = world.need("subscription", session["subscription"])
+    subscription.pop("_awaits_money", None)
+    world.put(subscription)
     if succeeded:
         settle(world, subscription, now=now)
         session["payment_status"] = "paid"
@@ -140,10 +169,10 @@ def arrive(world: World, session: Obj, *, succeeded: bool, now: int) -> Obj:
     return session
 
 
-def _session(call: Call, orders: list[tuple[Obj, Obj]]) -> Obj:
-    given, now = call.params, call.now
+def session_of(world: World, given: Obj, orders: list[tuple[Obj, Obj]], *, now: int) -> Obj:
+    """An open session; not kept yet."""
     session_id, data = new_id("checkout.session"), given.get("subscription_data", {})
-    lines = [_line(call, price, asked) for price, asked in orders]
+    lines = [_line(world, price, asked) for price, asked in orders]
     trial = trial_end_from(data, now=now) is not None
     total = 0 if trial else sum(line["amount_total"] for line in lines)
     return {
@@ -154,7 +183,7 @@ def _session(call: Call, orders: list[tuple[Obj, Obj]]) -> Obj:
         "allow_promotion_codes": given.get("allow_promotion_codes"),
         "amount_subtotal": total,
         "amount_total": total,
-        "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
+        "automatic_tax": _automatic_tax(given.get("automatic_tax", {}).get("enabled", False)),
         "billing_address_collection": given.get("billing_address_collection"),
         "branding_settings": {
             "background_color": "#ffffff",
@@ -217,10 +246,10 @@ def _session(call: Call, orders: list[tuple[Obj, Obj]]) -> Obj:
         "status": "open",
         "submit_type": None,
         "subscription": None,
-        "success_url": given["success_url"],
+        "success_url": given.get("success_url"),
         "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
         "ui_mode": "hosted_page",
-        "url": f"{call.world.base_url}/checkout/{session_id}",
+        "url": f"{world.base_url}/checkout/{session_id}",
         "wallet_options": None,
         "_line_items": lines,
         "_orders": [[price["id"], asked] for price, asked in orders],
@@ -228,9 +257,9 @@ def _session(call: Call, orders: list[tuple[Obj, Obj]]) -> Obj:
     }
 
 
-def _line(call: Call, price: Obj, asked: Obj) -> Obj:
+def _line(world: World, price: Obj, asked: Obj) -> Obj:
     quantity = asked.get("quantity", 1)
-    product = call.world.need("product", price["product"])
+    product = world.need("product", price["product"])
     amount = price["unit_amount"] * quantity
     return {
         "id": new_id("item"),
@@ -246,6 +275,21 @@ def _line(call: Call, price: Obj, asked: Obj) -> Obj:
         "price": price,
         "quantity": quantity,
     }
+
+
+def _await_money(world: World, subscription: Obj) -> None:
+    subscription["_awaits_money"] = True
+    world.put(subscription)
+    for payment in payments_of(world, subscription["latest_invoice"]):
+        intent = world.need("payment_intent", payment["payment"]["payment_intent"])
+        world.put(intent | {"status": "processing"})
+
+
+def _automatic_tax(enabled: bool) -> Obj:
+    """Taken note of; no tax is worked out here."""
+    if not enabled:
+        return {"enabled": False, "liability": None, "provider": None, "status": None}
+    return {"enabled": True, "liability": {"type": "self"}, "provider": "stripe", "status": "complete"}
 
 
 def _new_customer(world: World, session: Obj, *, now: int) -> str:
