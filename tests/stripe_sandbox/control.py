@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from . import billing, checkout_routes, deadlines, payment_links, payments, schedules
+from . import billing, checkouts, deadlines, payment_links, payments, schedules
 from .errors import ControlError
 from .ids import API_VERSION, OLD_API_VERSION, kind_of
 from .render import overridden, render
@@ -102,11 +102,11 @@ def _checkout_verb(world: World, given: Obj, session_id: str, verb: str) -> Obj:
         now = world.time_of(session)
         match verb:
             case "complete":
-                settled = _truth(given.get("settled", checkout_routes.settles_at_once(session)))
-                return render(world, checkout_routes.complete(world, session, now=now, settled=settled))
+                settled = _truth(given.get("settled", checkouts.settles_at_once(session)))
+                return render(world, checkouts.complete(world, session, now=now, settled=settled))
             case "arrive":
                 succeeded = _truth(given.get("succeeded", True))
-                return render(world, checkout_routes.arrive(world, session, succeeded=succeeded, now=now))
+                return render(world, checkouts.arrive(world, session, succeeded=succeeded, now=now))
             case _:
                 raise ControlError(f"no such verb: {verb}", status=404)
 

@@ -3,7 +3,7 @@
 They name no customer and no tenant: all that is known of the buyer is what they typed.
 """
 
-from .checkout_routes import complete, session_of
+from .checkouts import complete, session_of
 from .errors import ControlError
 from .ids import new_id
 from .store import Obj
