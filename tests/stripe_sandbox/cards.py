@@ -36,6 +36,8 @@ def _word(world: World, subscription: Obj) -> str:
     )
     if on_file in _FAILING:
         return "declined"
+    if not on_file and subscription.get("_no_card"):  # a free trial that asked for none
+        return "none"
     return "ok" if on_file else world.knobs.card
 
 
