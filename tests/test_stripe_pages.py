@@ -172,7 +172,7 @@ def test_a_customer_cancels_thinks_again_and_changes_the_plan_in_the_portal(shop
         expect(page).to_have_url(shop.back)
     item = shop.now(subscription)["items"]["data"][0]
     assert (item["price"]["id"], item["quantity"]) == (shop.yearly, 3)
-    assert shop.events()[-5:-2].count("customer.subscription.updated") >= 1
+    assert shop.events().count("customer.subscription.updated") == 4  # paid, ending, kept, changed
     assert shop.api("GET", "/v1/invoices", limit=1)["data"][0]["total"] == 28000
 
 
@@ -227,9 +227,9 @@ def test_an_address_cannot_put_words_or_scripts_into_a_page(shop: Shop) -> None:
         cancel_url="javascript:alert(2)",
     )
     assert "javascript:" not in visit(session["url"])[1]
-    assert "send money" not in visit(session["url"] + "?said=send money".replace(" ", "+"))[1]
+    assert "send money" not in visit(session["url"] + "?said=send+money")[1]
     given = {"way": "works", "email": "a@b.test"}
-    assert visit(session["url"].replace("localhost", "127.0.0.1"), given)[2] == "/"
+    assert visit(session["url"], given)[2] == "/"
 
 
 def test_a_checkout_that_is_over_offers_no_payment_and_takes_none(shop: Shop) -> None:
