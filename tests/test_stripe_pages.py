@@ -415,6 +415,9 @@ def test_turning_one_knob_on_the_page_leaves_the_others_and_a_programs_faults(sh
     visit(shop.stripe.url, {"do": "knobs", "api": "down", "dunning_days": "3"})
     turned = shop.stripe.control("GET", "/knobs")
     assert (turned["drop"], turned["dunning_seconds"], len(turned["errors"])) == (0.5, 3 * DAY, 2)
+    for retries, kept in (("stripe", "stripe"), ("1, 2.5", [1.0, 2.5])):
+        visit(shop.stripe.url, {"do": "knobs", "retry": retries})
+        assert shop.stripe.control("GET", "/knobs")["retry"] == kept
     visit(shop.stripe.url, {"do": "knobs", "api": "up"})
     left = shop.stripe.control("GET", "/knobs")["errors"]
     assert [(kept["path_prefix"], kept["status"]) for kept in left] == [("/v1/prices", 500)]
