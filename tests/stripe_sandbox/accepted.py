@@ -200,6 +200,30 @@ SUBSCRIPTION_LIST = Group(
     }
 )
 
+# schedules
+
+_PHASE = Group(
+    META
+    | {
+        "description": TEXT,
+        "duration": Group(EVERY, required=("interval",)),
+        "end_date": TIME,
+        "items": Many(Group(META | {"price": TEXT, "quantity": COUNT})),
+        "proration_behavior": PRORATION,
+        "start_date": Either((Text(("now",)), TIME)),
+    },
+    required=("items",),
+)
+SCHEDULE_CREATE = Group(EXPAND | META | {"from_subscription": TEXT}, required=("from_subscription",))
+SCHEDULE_UPDATE = Group(
+    EXPAND
+    | META
+    | {"end_behavior": Text(("cancel", "release")), "phases": Many(_PHASE), "proration_behavior": PRORATION}
+)
+SCHEDULE_LIST = Group(
+    DATED | {"customer": TEXT, "scheduled": FLAG} | dict.fromkeys(("canceled_at", "completed_at", "released_at"), RANGE)
+)
+
 # invoices
 
 INVOICE_LIST = Group(
@@ -210,6 +234,20 @@ INVOICE_LIST = Group(
         "status": Text(("draft", "open", "paid", "uncollectible", "void")),
         "subscription": TEXT,
     }
+)
+_PREVIEWED: dict[str, Shape] = {
+    "billing_cycle_anchor": Text(("now", "unchanged")),
+    "cancel_at": Either((Text(("", "min_period_end", "max_period_end")), TIME)),
+    "cancel_at_period_end": FLAG,
+    "cancel_now": FLAG,
+    "items": Many(Group(META | {"deleted": FLAG, "id": TEXT, "price": TEXT, "quantity": COUNT})),
+    "proration_behavior": PRORATION,
+    "proration_date": TIME,
+    "trial_end": Either((Text(("now",)), TIME)),
+}
+INVOICE_PREVIEW = Group(
+    EXPAND | {"customer": TEXT, "subscription": TEXT, "subscription_details": Group(_PREVIEWED)},
+    required=("subscription",),
 )
 INVOICE_PAY = Group(EXPAND | {"off_session": FLAG, "paid_out_of_band": FLAG, "payment_method": TEXT, "source": TEXT})
 INVOICE_PAYMENT_LIST = Group(DATED | {"invoice": TEXT, "status": Text(("canceled", "open", "paid"))})

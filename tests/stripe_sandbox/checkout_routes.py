@@ -6,9 +6,9 @@ from .calls import Call, route
 from .errors import ControlError, StripeError, missing_param
 from .ids import new_id
 from .invoices import unpaid_of
+from .ordering import check_anchor, orders_from, trial_end_from
 from .periods import DAY
 from .store import Obj
-from .subscription_routes import check_anchor, orders_from, trial_end_from
 from .world import World
 
 

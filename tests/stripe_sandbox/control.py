@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from . import billing, checkout_routes
+from . import billing, checkout_routes, deadlines, schedules
 from .errors import ControlError
 from .ids import API_VERSION, OLD_API_VERSION, kind_of
 from .render import overridden, render
@@ -37,6 +37,8 @@ def _subscription_verb(world: World, given: Obj, subscription_id: str, verb: str
     with world.changing():
         subscription = _find(world, subscription_id)
         now = world.now()
+        if verb in ("pay", "renew", "fail", "unpaid"):
+            schedules.turn_with_period(world, subscription, now=now)
         match verb:
             case "pay" | "renew":
                 billing.pay(world, subscription, now=now)
@@ -172,12 +174,12 @@ def _clock(world: World, given: Obj) -> Obj:
     if given:
         world.set_clock(given.get("offset_seconds"))
         if world.knobs.auto_renew:
-            billing.tick(world, now=world.now())
+            deadlines.tick(world, now=world.now())
     return {"offset_seconds": world.clock_offset, "now": world.now()}
 
 
 def _tick(world: World, given: Obj) -> Obj:
-    return {"deadlines_passed": billing.tick(world, now=world.now()), "now": world.now()}
+    return {"deadlines_passed": deadlines.tick(world, now=world.now()), "now": world.now()}
 
 
 def _health(world: World, given: Obj) -> Obj:

@@ -1,13 +1,13 @@
 """Invoices and what paid them."""
 
 from . import accepted
-from .billing import card_of, fail, settle_invoice
+from .billing import fail, settle_invoice
 from .calls import Call, route
-from .errors import StripeError, card_declined
+from .cards import NO_CARD, card_of, decline_of
+from .errors import StripeError
 from .invoices import subscription_of
 from .shapes import payment_method
 from .store import Obj
-from .subscription_routes import NO_CARD
 
 
 @route("GET", "/v1/invoices", accepted.INVOICE_LIST)
@@ -41,7 +41,7 @@ def pay(call: Call) -> Obj:
             raise StripeError(NO_CARD, code="resource_missing")
         if card == "declined":
             fail(call.world, subscription, now=call.now)
-            raise card_declined()
+            raise decline_of(call.world, subscription)
     settle_invoice(call.world, invoice, now=call.now, out_of_band=out_of_band)
     return call.show(invoice)
 

@@ -14,6 +14,8 @@ from .world import World, public
 # fields that hold the id of another object; the kind of the other, by the field's name
 _REFERENCES = {
     "subscription": "subscription",
+    "schedule": "subscription_schedule",
+    "released_subscription": "subscription",
     "customer": "customer",
     "invoice": "invoice",
     "latest_invoice": "invoice",
