@@ -21,7 +21,7 @@ from subscriptions.errors import DomainError
 from subscriptions.models import Plan, PlanPrice, Subscription
 from subscriptions.states import LIVE, Type
 from webhooks import newcomers, stripe_api
-from webhooks.converge import Known, UnknownCustomer, converge
+from webhooks.converge import Known, Scheduled, UnknownCustomer, converge, scheduled
 from webhooks.models import Checkout, StripeLink, StripePrice, Telling
 from webhooks.stripe_state import Wanted, wanted
 
@@ -112,6 +112,8 @@ def _apply_once(state: Wanted, ticket: int, finish: Finish, now: datetime, actor
         subscription_id, outcome = converge(known, state, now=now, actor=actor, source_id=source_id)
         if known.checkout_is_open:
             Checkout.objects.filter(pk=state.checkout_id or 0).update(state=Checkout.State.COMPLETE)
+        if (to_come := scheduled(known, state)) != known.scheduled:
+            StripeLink.objects.filter(pk=state.stripe_subscription_id).update(**vars(to_come))
     if not finish(outcome, known.applied_ticket, subscription_id):
         raise Overtaken
     return outcome
@@ -123,7 +125,8 @@ def known_of(state: Wanted) -> Known:
     of_customer = {"tenant__djstripe_customers__id": state.customer_id, "status__in": sorted(LIVE)}
     trial = Subscription.objects.filter(**of_customer, type=Type.TRIAL, stripe_link=None)
     main = Subscription.objects.filter(**of_customer, type=Type.MAIN)
-    sold = StripePrice.objects.filter(pk__in={item.price_id for item in state.items})
+    coming = {price_id for price_id, _ in state.coming.items} if state.coming else set()
+    sold = StripePrice.objects.filter(pk__in={item.price_id for item in state.items} | coming)
     plans, packs = sold.filter(plan_price__isnull=False), sold.filter(slot_pack__isnull=False)
     slots_sold = PlanSlots.objects.filter(plan__prices__stripe_prices__in=plans)
     ours = Q(subscription__stripe_link=OuterRef("pk")) | Q(subscription__parent__stripe_link=OuterRef("pk"))
@@ -168,5 +171,6 @@ def known_of(state: Wanted) -> Known:
         packs={row["stripe"]: row["pack"] for row in link.packs or ()},
         packs_held={row["pack"]: row["quantity"] for row in link.packs_held or ()},
         untold=frozenset(link.untold or ()),
+        scheduled=Scheduled(link.schedule_id, link.scheduled_at, link.scheduled_price_id, link.scheduled_quantity),
         checkout_is_open=checkout_row.get("state") == Checkout.State.OPEN,
     )

@@ -24,6 +24,17 @@ class IsTenant(BasePermission):
         return bool(request.user and request.user.is_authenticated) and member_of(request) is not None
 
 
+class IsOwner(IsTenant):
+    """Who may spend the tenant's money: a billing owner, or a service with the tenant's key."""
+
+    message = "Only the billing owners of a tenant can do this."
+
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        member = member_of(request)
+        is_owner = isinstance(request.auth, ApiKey) or (member is not None and member.role == Member.Role.OWNER)
+        return super().has_permission(request, view) and is_owner
+
+
 class HasScope(BasePermission):
     """With an API key that has the view's `scope`."""
 
