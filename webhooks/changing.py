@@ -224,7 +224,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a change comes to. Amounts are minor units of `currency`; what Stripe bills has taxes and discounts in it."""
+    """What a change comes to. Amounts are minor units of `currency`; of what Stripe bills, with tax."""
 
     due_now_minor: int
     next_minor: int  # the list price of every term from then on
