@@ -33,7 +33,7 @@ def owner_of(tenant: Tenant, role: str = Member.Role.OWNER) -> Client:
 
 @dataclass
 class Shop:
-    """Two plans, small with one basic slot and big with three, each per month and per year, and packs of basic slots."""
+    """Two plans, small with one basic slot and big with three, and packs of two, per month and per year."""
 
     stripe: Sandbox
     small: PlanPrice
@@ -64,6 +64,10 @@ class Shop:
         """A position at Stripe."""
         pk = price_at_stripe(price) if isinstance(price, PlanPrice) else price_of_pack(price)
         return {"price": pk, "quantity": units}
+
+    def adds_to(self, main: Subscription) -> Subscription:
+        """An add-on whose periods are its main one's."""
+        return self.buys(tenant=main.tenant, billing_cycle_anchor=int(main.term_end.timestamp()))
 
     def buys(self, *, tenant: Tenant | None = None, price: PlanPrice | None = None, **more: Any) -> Subscription:
         """What a tenant has bought at Stripe, and is here."""

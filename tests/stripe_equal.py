@@ -1,4 +1,4 @@
-"""Whether one of our subscriptions is what Stripe's object says, worked out here anew: nothing of `converge` is used."""
+"""Whether one of our subscriptions is what Stripe's object says, worked out anew: nothing of `converge` is used."""
 
 from datetime import UTC, datetime
 from typing import Any
