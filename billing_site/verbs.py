@@ -35,7 +35,7 @@ def carry_out(verb: str, name: str, options: Options, by: By, *, dry_run: bool =
 def close_tenant(
     tenant_id: int, *, actor: Actor, now: datetime, reason: str, source_id: str = "", dry_run: bool = False
 ) -> list[AuditEntry]:
-    """Close a tenant: its subscriptions end, their devices park, and whatever its customer has at Stripe is ended there.
+    """Close a tenant: its subscriptions end, their devices park, and whatever its customer has at Stripe is to end.
     One transaction; the entries of the subscriptions that ended. Raises what `closing.close` raises.
     """
     with transaction.atomic():
@@ -49,3 +49,12 @@ def close_tenant(
             connection.check_constraints()  # a commit would
             transaction.set_rollback(True)
     return entries
+
+
+def reopen_tenant(tenant_id: int, *, actor: Actor, reason: str, dry_run: bool = False) -> bool:
+    """Undo a closing that was a mistake; whether it was closed. What ended with it stays ended."""
+    with transaction.atomic():
+        was_closed = closing.reopen(tenant_id, actor=actor, reason=reason)
+        if dry_run:
+            transaction.set_rollback(True)
+    return was_closed

@@ -1,23 +1,17 @@
 """What changes here is so at Stripe soon after: rows, delivered until Stripe has it."""
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
 from billing_site.verbs import carry_out
-from subscriptions import lifecycle
-from subscriptions.audit import CLOCK, STRIPE, Actor
-from subscriptions.lifecycle import CancelAt
 from subscriptions.management.verbs import By
 from subscriptions.models import Subscription
-from subscriptions.states import EndReason, Status, Type
-from tests.builders import ALICE, PlanPriceFactory, TenantFactory, selling
-from tests.history import advance
-from tests.stripe_cast import bought_at_stripe, period, rings
+from tests.builders import ALICE
+from tests.stripe_cast import bought_at_stripe, rings
 from tests.stripe_sandbox.client import Sandbox
-from webhooks import inbox, outbound, telling
+from webhooks import inbox, outbound
 from webhooks.models import StripeLink, Telling
 
 pytestmark = pytest.mark.django_db

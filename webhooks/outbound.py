@@ -41,7 +41,8 @@ CLAIM = """
                     AND (%(only)s::bigint IS NULL OR id = %(only)s)
                     AND NOT EXISTS (SELECT FROM stripe_tellings AS other
                                      WHERE other.link_id = t.link_id AND other.state = 'PENDING' AND other.id <> t.id
-                                       AND (other.id < t.id OR (other.attempts > 0 AND other.next_attempt_at > %(now)s)))
+                                       AND (other.id < t.id
+                                            OR (other.attempts > 0 AND other.next_attempt_at > %(now)s)))
                   ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED)
     RETURNING id, aspect, tenant_id, link_id, attempts"""
 
@@ -207,7 +208,7 @@ def _learn(claimed: Claimed, theirs: dict[str, Any], ticket: int, outcome: str, 
 
 def _done(claimed: Claimed, outcome: str, now: datetime) -> str:
     """The outcome; another one where the row is no longer ours: its lease ended, or a person gave it up."""
-    parameters = {"id": claimed.pk, "attempts": claimed.attempts, "outcome": outcome[:255], "now": now}
+    parameters: dict[str, Any] = {"id": claimed.pk, "attempts": claimed.attempts, "outcome": outcome[:255], "now": now}
     with connection.cursor() as cursor:
         cursor.execute(DONE, parameters)
         return outcome if cursor.rowcount else "somebody else has it"

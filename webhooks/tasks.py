@@ -7,7 +7,7 @@ from celery import current_app, shared_task
 from django.conf import settings
 from django.utils import timezone
 
-from webhooks import inbox, outbound, poke, telling
+from webhooks import by_device, inbox, outbound, poke, telling
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ def sweep_inbox() -> None:
 @shared_task
 def tell_stripe() -> None:
     """Make rows of what nobody has told yet, and deliver those that are due. Several may run at once."""
+    by_device.lower(now=timezone.now())
     telling.catch_up(now=timezone.now())
     enough = timezone.now() + LONGEST
     for which, outcome in outbound.deliver(now=timezone.now):

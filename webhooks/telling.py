@@ -40,7 +40,7 @@ def tell(entries: Sequence[AuditEntry], *, now: datetime, link_of_begun: str = "
     """
     if not any(entry.changes.keys() & MAY_MATTER for entry in entries):
         return 0
-    parameters = {"now": now, "link": link_of_begun, "begun": begun_id}
+    parameters: dict[str, Any] = {"now": now, "link": link_of_begun, "begun": begun_id}
     with connection.cursor() as cursor:
         cursor.execute(_TELL_THIS, parameters)
         told: int = cursor.fetchone()[0]

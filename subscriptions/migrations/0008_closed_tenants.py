@@ -30,4 +30,10 @@ class Migration(migrations.Migration):
 
     dependencies = [("subscriptions", "0007_quantities_and_trials")]
 
-    operations = [migrations.RunSQL(GUARD, UNGUARD)]
+    operations = [
+        migrations.AlterModelOptions(
+            name="tenant",
+            options={"ordering": ["name"], "permissions": [("close_tenant", "Can close a tenant, and reopen it")]},
+        ),
+        migrations.RunSQL(GUARD, UNGUARD),
+    ]
