@@ -33,7 +33,7 @@ from subscriptions.families import into
 from subscriptions.lifecycle import CancelAt
 from subscriptions.models import AuditEntry, PlanPrice, Subscription
 from subscriptions.states import Status
-from webhooks import stripe_api, truth
+from webhooks import stripe_api, telling, truth
 from webhooks.catalogue import price_at_stripe, price_of_pack
 from webhooks.models import StripeLink, StripePrice, Telling
 from webhooks.stripe_state import Unmappable, stripe_id
@@ -132,8 +132,8 @@ def cancel(subscription: Subscription, *, at: CancelAt, by: By) -> None:
     if state["status"] in OVER:
         pass
     elif at is CancelAt.NOW or is_owed:
-        billed.tell("cancel", by, stripe_api.cancel_subscription)
-    elif not _is_last_period(state):
+        stripe_api.end_subscription(billed.link_id)
+    elif not (state.get("cancel_at_period_end") or (_is_last_period(state) and not subscription.parent_id)):
         billed.release(state, by)
         billed.tell("end", by, stripe_api.update_subscription, cancel_at_period_end=True)
     _bring([billed], by)
@@ -578,4 +578,5 @@ def _bring(billed: Iterable[_Billed], by: By) -> None:
 
 def _follow(entry: AuditEntry | None, by: dict[str, Any]) -> None:
     if entry:
+        telling.tell([entry], now=by["now"])
         follow([entry], **by)

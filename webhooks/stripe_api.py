@@ -4,6 +4,7 @@ Answers are plain dicts. The client does not retry: what is asked again, and whe
 """
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -102,17 +103,48 @@ def key_for(*parts: object) -> str:
     return salted_hmac("stripe-idempotency", "|".join(map(str, parts)), algorithm="sha256").hexdigest()
 
 
-# --- what is changed of a subscription -------------------------------------------------------------------------------
-# Each raises StripeUnavailable, StripeRefused. A key is for one change: asked again with it, Stripe changes nothing.
-
-
 def update_subscription(subscription_id: str, *, idempotency_key: str, **params: Any) -> dict[str, Any]:
+    """Change the subscription; as it is then. Raises StripeUnavailable, StripeRefused."""
     return _call("post", f"/v1/subscriptions/{subscription_id}", idempotency_key=idempotency_key, **params)
 
 
-def cancel_subscription(subscription_id: str, *, idempotency_key: str) -> dict[str, Any]:
-    """It ends at once, and with it what is scheduled."""
-    return _call("delete", f"/v1/subscriptions/{subscription_id}", idempotency_key=idempotency_key)
+def end_subscription(subscription_id: str) -> bool:
+    """Cancel it at once: nothing is given back and nothing is billed any more. False if there was nothing to end: it is
+    over, or there is none. Raises StripeUnavailable, StripeRefused.
+    """
+    try:
+        _call("delete", f"/v1/subscriptions/{subscription_id}")
+    except StripeRefused as error:
+        if error.code != "resource_missing":
+            raise
+        return False
+    return True
+
+
+def subscriptions_of(customer_id: str) -> Iterator[dict[str, Any]]:
+    """All that the customer has or had, incomplete ones too, page by page. Raises StripeUnavailable, StripeRefused."""
+    after: dict[str, str] = {}
+    while True:
+        page = _call("get", "/v1/subscriptions", customer=customer_id, status="all", limit=100, **after)
+        if not isinstance(page.get("data"), list):
+            raise StripeUnavailable("unreadable_answer", "Stripe's answer is not a list.")
+        yield from page["data"]
+        if not page.get("has_more") or not page["data"]:
+            return
+        after = {"starting_after": page["data"][-1]["id"]}
+
+
+def expire_checkout_session(session_id: str) -> bool:
+    """Nobody can pay it any more; False if it was not open. Raises StripeUnavailable."""
+    try:
+        _call("post", f"/v1/checkout/sessions/{session_id}/expire")
+    except StripeRefused:
+        return False
+    return True
+
+
+# --- what is changed of a subscription beside that -------------------------------------------------------------------
+# Each raises StripeUnavailable, StripeRefused. A key is for one change: asked again with it, Stripe changes nothing.
 
 
 def resume_subscription(subscription_id: str, *, idempotency_key: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('subscriptions', '0007_quantities_and_trials'),
-        ('webhooks', '0002_buying_telling_reconciling'),
+        ('webhooks', '0003_tellings_of_a_main'),
     ]
 
     operations = [
