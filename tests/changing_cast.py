@@ -82,7 +82,7 @@ def bring(stripe_id: str, now: datetime | None = None) -> str:
 
 
 def link_of(s: Subscription) -> str:
-    return str(s.stripe_link.pk)  # type: ignore[attr-defined]
+    return str(s.stripe_link.pk)
 
 
 def at_stripe(stripe: Sandbox, s: Subscription) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from subscriptions.states import Action, Status
 from tests.builders import PlanPriceFactory
 from tests.stripe_cast import bought_at_stripe, rings
 from tests.stripe_sandbox.client import Sandbox
-from webhooks import inbox, stripe_api, truth
+from webhooks import inbox, stripe_api
 from webhooks.catalogue import price_at_stripe
 from webhooks.converge import converge
+from webhooks.known import known_of
 from webhooks.models import StripeEvent, StripeLink
 from webhooks.stripe_state import wanted
 
@@ -247,7 +248,7 @@ def fetched_and_applied(stripe_id: str, source_id: str) -> str:
     state = wanted(stripe_api.fetch_subscription(stripe_id))
     with transaction.atomic():
         StripeLink.objects.select_for_update().get(pk=stripe_id)
-        return converge(truth.known_of(state), state, now=timezone.now(), source_id=source_id)[1]
+        return converge(known_of(state), state, now=timezone.now(), source_id=source_id)[1]
 
 
 def test_who_read_before_another_applied_is_overtaken_and_reads_again(

@@ -92,7 +92,10 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         told = json.loads(line)
-        print(json.dumps(links(told) if told["do"] == "links" else work(told)), flush=True)
+        if told["do"] == "links":
+            links(told)
+        done = {} if told["do"] == "links" else work(told)
+        print(json.dumps(done), flush=True)
 
 
 if __name__ == "__main__":
