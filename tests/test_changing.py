@@ -10,6 +10,7 @@ from django.utils import timezone
 from subscriptions import lifecycle
 from subscriptions.models import Member, Subscription
 from subscriptions.states import Action, Status, Type
+from tests import openapi
 from tests.builders import ALICE, JAN_1, TenantFactory, subscription
 from tests.changing_cast import Shop, at_stripe, bring, edit, end_of, fill, link_of, owner_of, plan_of
 from tests.history import nothing_changes
@@ -47,7 +48,11 @@ def ask(client: Client, s: Subscription, verb: str, key: str = "", **body: Any) 
 
 
 def done(answer: Any) -> dict[str, Any]:
+    """What was answered, which is what the description says."""
     assert answer.status_code == 200, answer.content
+    verb = answer.wsgi_request.path.rstrip("/").partition("SUB-")[2].partition("/")[2]
+    path = f"/api/v1/customer/subscriptions/{{number}}{'/' if verb else ''}{verb}"
+    openapi.validate(path, answer.wsgi_request.method.lower(), 200, answer.json())
     found: dict[str, Any] = answer.json()
     return found
 

@@ -15,14 +15,13 @@ from entitlements.limits import Park
 from subscriptions import lifecycle
 from subscriptions.audit import STRIPE, Actor
 from subscriptions.lifecycle import CancelAt, Purchase
-from subscriptions.models import AuditEntry, PlanPrice, Subscription
+from subscriptions.models import MOST_UNITS, AuditEntry, PlanPrice, Subscription
 from subscriptions.states import Status, Type
 from webhooks import telling
 from webhooks.models import Telling
 from webhooks.stripe_state import Item, Unmappable, Wanted
 
 NOTHING_NEW = "nothing new"
-MOST_UNITS = 100_000  # of a plan or a pack; more is a slip of somebody's hand
 ASIDE = timedelta(seconds=1)  # Stripe counts whole seconds, we do not
 
 
