@@ -166,12 +166,28 @@ class Sandbox:
         """The delayed money of a session completed with ``settled=False``."""
         return self.control("POST", f"/checkout/{session_id}/arrive", {"succeeded": succeeded})
 
+    def dispute(self, invoice_id: str, *, reason: str = "fraudulent") -> Any:
+        """The bank of who paid the invoice takes the money back for now; answers the dispute."""
+        return self.control("POST", f"/invoices/{invoice_id}/dispute", {"reason": reason})
+
+    def close_dispute(self, dispute_id: str, *, status: str = "lost") -> Any:
+        """``status``: won, lost, warning_closed or prevented."""
+        return self.control("POST", f"/disputes/{dispute_id}/close", {"status": status})
+
     def emit(
         self, type: str, object_id: str, *, generation: str = "2026", overrides: dict[str, Any] | None = None
     ) -> Any:
         """Send an event about a present object; answers the event. ``overrides`` change the event itself."""
         given = {"type": type, "object": object_id, "generation": generation, "overrides": overrides or {}}
         return self.control("POST", "/events", given)
+
+    def seed(self, subscriptions: int, price: str, **given: Any) -> Any:
+        """So many customers with a paid subscription each, quickly and untold; answers the ids of both.
+
+        ``quantity``, ``items``, ``metadata``, ``customer_metadata`` (``{n}`` in a value is the customer's number) and
+        ``events=True``, which tells the webhooks.
+        """
+        return self.control("POST", "/seed", {"subscriptions": subscriptions, "price": price} | given)
 
     def knobs(self, **knobs: Any) -> Any:
         """Exactly these knobs, the others at rest; ``knobs()`` puts all at rest."""
