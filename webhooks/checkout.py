@@ -84,7 +84,7 @@ def buy_addon(
     order = _at_the_interval_of(parent, order)
     price = price_for(order, BESIDE_A_MAIN)
     packs = packs_for(order, price)
-    if (parent.price and _interval(parent.price)) not in (None, _interval(price)):
+    if parent.price and _interval(parent.price) != _interval(price):
         raise IntervalDiffers(interval=parent.price.interval, interval_count=parent.price.interval_count)
 
     def check() -> None:

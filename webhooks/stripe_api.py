@@ -101,12 +101,13 @@ def _reason(error: stripe.StripeError) -> str:
 def _said(error: stripe.StripeError) -> Said:
     body = error.json_body.get("error") if isinstance(error.json_body, dict) else None
     facts = body if isinstance(body, dict) else {}
-    wait = str(error.headers.get("retry-after", ""))
+    headers = error.headers or {}
+    wait = str(headers.get("retry-after", ""))
     return Said(
         error.http_status,
         **{name: _word(facts.get(name)) for name in ("type", "code", "decline_code", "param")},
         retry_after_seconds=int(wait) if re.fullmatch("[0-9]{1,5}", wait) else None,
-        is_replayed=error.headers.get("idempotent-replayed") == "true",
+        is_replayed=headers.get("idempotent-replayed") == "true",
     )
 
 
