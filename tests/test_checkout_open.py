@@ -154,7 +154,8 @@ def test_a_row_that_stripe_refuses_to_finish_is_followed_by_a_new_one(owner: Cli
     fault = {"method": "POST", "path_prefix": "/v1/checkout/sessions"}
     stripe.knobs(errors=[fault | {"status": 500}, fault | {"status": 400}])
     assert problem(buys(owner)) == (502, "stripe_unavailable")
-    assert open_sessions(stripe) == [session_of(buys(owner))]
+    page = session_of(buys(owner))
+    assert open_sessions(stripe) == [page]
     assert states() == ["EXPIRED", "OPEN"]
 
 
