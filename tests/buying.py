@@ -51,7 +51,7 @@ def buys(client: Client, plan: str = "fleet", **more: Any) -> Any:
 def session_of(answer: Any) -> str:
     """The id of the session that an answer leads to."""
     assert answer.status_code == 200, answer.content
-    return urlsplit(answer.json()["url"]).path.rpartition("/")[2]
+    return str(urlsplit(answer.json()["url"]).path.rpartition("/")[2])
 
 
 def returns(session_id: str) -> Any:

@@ -84,8 +84,10 @@ def test_while_the_money_is_on_its_way_nothing_more_is_sold(plan: str, owner: Cl
 
 
 def test_after_money_that_never_came_one_can_buy_again(owner: Client, stripe: Sandbox) -> None:
-    stripe.complete(session_of(buys(owner)), settled=False)
-    assert problem(buys(owner)) == (409, "purchase_settling")
+    session_id = session_of(buys(owner))
+    stripe.complete(session_id, settled=False)
+    stripe.arrive(session_id, succeeded=False)
+    assert problem(buys(owner)) == (409, "purchase_settling")  # for 23 hours it can still be paid otherwise
     stripe.clock(24 * 3600)
     stripe.clock(0)
     session_of(buys(owner))
