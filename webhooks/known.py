@@ -41,7 +41,7 @@ _KNOWN = f"""
     ), ours AS MATERIALIZED (
         SELECT s.* FROM link JOIN subscriptions AS s ON s.id = coalesce(link.subscription_id, (
             SELECT renews_id FROM checkout
-             WHERE NOT EXISTS (SELECT FROM stripe_links WHERE subscription_id = renews_id)))
+             WHERE %(has_begun)s AND NOT EXISTS (SELECT FROM stripe_links WHERE subscription_id = renews_id)))
     ), family AS MATERIALIZED (
         SELECT id FROM ours UNION SELECT addon.id FROM ours JOIN subscriptions AS addon ON addon.parent_id = ours.id
         UNION SELECT id FROM trial
@@ -78,6 +78,7 @@ def known_of(state: Wanted) -> Known:
         "link": state.stripe_subscription_id,
         "customer": state.customer_id,
         "checkout": state.checkout_id or 0,
+        "has_begun": state.status not in (None, Status.EXPIRED),  # a renewal never paid leaves ours as it is
         "prices": [*{*(item.price_id for item in state.items), *coming}],
     }
     with connection.cursor() as cursor:
