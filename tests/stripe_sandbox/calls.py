@@ -14,7 +14,10 @@ from .world import World
 
 @dataclass
 class Call:
-    """``params`` are read and typed; ``ids`` are what the path named; ``now`` is the one reading of the clock."""
+    """``params`` are read and typed; ``ids`` are what the path named; ``now`` is the one reading of the clock.
+
+    Finding an object that lives on a test clock makes ``now`` the time of that clock.
+    """
 
     world: World
     params: Obj
@@ -29,6 +32,7 @@ class Call:
         found = self.world.store.get(kind, object_id)
         if found is None or found.get("deleted"):
             raise no_such(what or kind.replace("_", " "), object_id, param=param, status=status)
+        self.now = self.world.time_of(found) if self.world.clock_of(found) else self.now
         return found
 
     def refer(self, kind: str, object_id: str, *, param: str | None = None) -> Obj:

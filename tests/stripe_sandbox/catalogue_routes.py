@@ -17,14 +17,21 @@ def account(call: Call) -> Obj:
 
 @route("POST", "/v1/customers", accepted.CUSTOMER_CREATE)
 def create_customer(call: Call) -> Obj:
+    if "test_clock" in call.params:
+        clock = call.refer("test_helpers.test_clock", call.params["test_clock"], param="test_clock")
+        call.now = clock["frozen_time"]
     return call.show(call.world.put(shapes.customer(call.params, now=call.now)))
 
 
 @route("GET", "/v1/customers", accepted.CUSTOMER_LIST)
 def list_customers(call: Call) -> Obj:
-    email = call.params.get("email")
+    email, clock = call.params.get("email"), call.params.get("test_clock")
     customers = call.world.store.all("customer").values()
-    return call.page(c for c in customers if not c.get("deleted") and email in (None, c["email"]))
+    return call.page(
+        customer
+        for customer in customers
+        if not customer.get("deleted") and email in (None, customer["email"]) and customer["test_clock"] == clock
+    )
 
 
 @route("GET", "/v1/customers/{}", accepted.PLAIN)

@@ -6,15 +6,15 @@ from .calls import Call, route
 from .errors import ControlError, StripeError, missing_param
 from .ids import new_id
 from .invoices import unpaid_of
+from .ordering import check_anchor, orders_from, trial_end_from
 from .periods import DAY
 from .store import Obj
-from .subscription_routes import check_anchor, orders_from, trial_end_from
 from .world import World
 
 
 @route("POST", "/v1/checkout/sessions", accepted.CHECKOUT_CREATE)
 def create(call: Call) -> Obj:
-    given, now = call.params, call.now
+    given = call.params
     if given.get("mode", "payment") != "subscription":
         raise StripeError("The sandbox has checkout for subscriptions only.", param="mode")
     for name in ("success_url",):
@@ -24,7 +24,7 @@ def create(call: Call) -> Obj:
         call.refer("customer", given["customer"])
         if "customer_email" in given:
             raise StripeError("You may only specify one of these parameters: customer, customer_email.")
-    data = given.get("subscription_data", {})
+    data, now = given.get("subscription_data", {}), call.now
     trial_end_from(data, now=now)
     orders = orders_from(call, given.get("line_items", []), param="line_items")
     check_anchor(data, orders, now=now)
@@ -96,6 +96,7 @@ def complete(world: World, session: Obj, *, now: int, settled: bool = True) -> O
     customer_id = session["customer"] or _new_customer(world, session, now=now)
     orders = [(world.need("price", price_id), asked) for price_id, asked in session["_orders"]]
     subscription = shapes.subscription(given, customer_id=customer_id, currency=session["currency"], now=now)
+    subscription["test_clock"] = world.clock_of(subscription)
     begin(world, subscription, orders, given, now=now)
     announce_birth(world, subscription, paid=settled, now=now)
     free = world.need("invoice", subscription["latest_invoice"])["amount_due"] == 0

@@ -166,6 +166,14 @@ class Sandbox:
         """The delayed money of a session completed with ``settled=False``."""
         return self.control("POST", f"/checkout/{session_id}/arrive", {"succeeded": succeeded})
 
+    def dispute(self, invoice_id: str, *, reason: str = "fraudulent") -> Any:
+        """The bank of who paid the invoice takes the money back for now; answers the dispute."""
+        return self.control("POST", f"/invoices/{invoice_id}/dispute", {"reason": reason})
+
+    def close_dispute(self, dispute_id: str, *, status: str = "lost") -> Any:
+        """``status``: won, lost, warning_closed or prevented."""
+        return self.control("POST", f"/disputes/{dispute_id}/close", {"status": status})
+
     def emit(
         self, type: str, object_id: str, *, generation: str = "2026", overrides: dict[str, Any] | None = None
     ) -> Any:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from . import billing, checkout_routes
+from . import billing, checkout_routes, deadlines, payments, schedules
 from .errors import ControlError
 from .ids import API_VERSION, OLD_API_VERSION, kind_of
 from .render import overridden, render
@@ -36,7 +36,9 @@ def answer(world: World, method: str, path: str, given: Obj) -> Any:
 def _subscription_verb(world: World, given: Obj, subscription_id: str, verb: str) -> Obj:
     with world.changing():
         subscription = _find(world, subscription_id)
-        now = world.now()
+        now = world.time_of(subscription)
+        if verb in ("pay", "renew", "fail", "unpaid"):
+            schedules.turn_with_period(world, subscription, now=now)
         match verb:
             case "pay" | "renew":
                 billing.pay(world, subscription, now=now)
@@ -95,7 +97,8 @@ def _override(world: World, given: Obj, object_id: str) -> Obj:
 
 def _checkout_verb(world: World, given: Obj, session_id: str, verb: str) -> Obj:
     with world.changing():
-        session, now = _find(world, session_id), world.now()
+        session = _find(world, session_id)
+        now = world.time_of(session)
         match verb:
             case "complete":
                 settled = _truth(given.get("settled", True))
@@ -105,6 +108,22 @@ def _checkout_verb(world: World, given: Obj, session_id: str, verb: str) -> Obj:
                 return render(world, checkout_routes.arrive(world, session, succeeded=succeeded, now=now))
             case _:
                 raise ControlError(f"no such verb: {verb}", status=404)
+
+
+def _dispute_invoice(world: World, given: Obj, invoice_id: str) -> Obj:
+    """A customer's bank disputes the payment of an invoice."""
+    with world.changing():
+        charge = payments.charge_of(world, _find(world, invoice_id))
+        reason = str(given.get("reason", "fraudulent"))
+        return render(world, payments.dispute(world, charge, reason=reason, now=world.time_of(charge)))
+
+
+def _close_dispute(world: World, given: Obj, dispute_id: str) -> Obj:
+    with world.changing():
+        dispute = _find(world, dispute_id)
+        status = str(given.get("status", "lost"))
+        now = world.time_of(world.need("charge", dispute["charge"]))
+        return render(world, payments.close_dispute(world, dispute, status=status, now=now))
 
 
 def _emit(world: World, given: Obj) -> Obj:
@@ -172,12 +191,12 @@ def _clock(world: World, given: Obj) -> Obj:
     if given:
         world.set_clock(given.get("offset_seconds"))
         if world.knobs.auto_renew:
-            billing.tick(world, now=world.now())
+            deadlines.tick(world, now=world.now())
     return {"offset_seconds": world.clock_offset, "now": world.now()}
 
 
 def _tick(world: World, given: Obj) -> Obj:
-    return {"deadlines_passed": billing.tick(world, now=world.now()), "now": world.now()}
+    return {"deadlines_passed": deadlines.tick(world, now=world.now()), "now": world.now()}
 
 
 def _health(world: World, given: Obj) -> Obj:
@@ -225,5 +244,7 @@ _DOORS: list[tuple[str, str, Callable[..., Any]]] = [
     ("POST", "/events", _emit),
     ("POST", "/checkout/([^/]+)/([a-z]+)", _checkout_verb),
     ("POST", "/subscriptions/([^/]+)/([a-z]+)", _subscription_verb),
+    ("POST", "/invoices/([^/]+)/dispute", _dispute_invoice),
+    ("POST", "/disputes/([^/]+)/close", _close_dispute),
     ("PATCH", "/(?:subscriptions|objects)/([^/]+)", _override),
 ]

@@ -47,12 +47,6 @@ def missing_param(path: str) -> StripeError:
     return StripeError(f"Missing required param: {path}.", code="parameter_missing", param=path)
 
 
-def card_declined() -> StripeError:
-    return StripeError(
-        "Your card was declined.", status=402, kind="card_error", code="card_declined", decline_code="generic_decline"
-    )
-
-
 class ControlError(Exception):
     """The side door could not do what it was asked; the message says why and what would work."""
 

@@ -1,6 +1,7 @@
 """Paper: an invoice, its lines, its payment, and the three things that happen to it (drawn, failed, paid)."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from .ids import new_id
@@ -20,45 +21,87 @@ class Charge:
     amount: int
     proration: bool = False
 
+    def plain(self) -> Obj:
+        return asdict(self)
+
+
+def written(
+    world: World, subscription: Obj, charges: list[Charge], *, reason: str, period: tuple[int, int], now: int
+) -> Obj:
+    """An invoice on paper: nothing is kept, and nobody owes anything yet.
+
+    The customer's balance is applied: below zero it is theirs, and what they do not use up of it stays.
+    """
+    customer = world.need("customer", subscription["customer"])
+    invoice_id = new_id("invoice")
+    total = sum(charge.amount for charge in charges)
+    due = total + customer["balance"]
+    lines = [_line(charge, subscription, invoice_id) for charge in charges]
+    return _blank(invoice_id, customer, subscription, now) | {
+        "amount_due": max(0, due),
+        "amount_remaining": max(0, due),
+        "billing_reason": reason,
+        "ending_balance": min(0, due),
+        "lines": list_of(lines, f"/v1/invoices/{invoice_id}/lines"),
+        "period_start": period[0],
+        "period_end": period[1],
+        "starting_balance": customer["balance"],
+        "subtotal": total,
+        "subtotal_excluding_tax": total,
+        "total": total,
+        "total_excluding_tax": total,
+    }
+
 
 def draw_up(
     world: World, subscription: Obj, charges: list[Charge], *, reason: str, period: tuple[int, int], now: int
 ) -> Obj:
     """A finalised, open invoice for the subscription, which names it as its latest.
 
-    Stripe leaves renewals in draft for an hour first; here finalising follows at once.
+    Stripe leaves renewals in draft for an hour first; here finalising follows at once. While collection is paused
+    the invoice is void, uncollectible or a draft instead, and touches no balance.
     """
     customer = world.need("customer", subscription["customer"])
-    invoice_id = new_id("invoice")
-    lines = [_line(charge, subscription, invoice_id) for charge in charges]
-    total = sum(charge.amount for charge in charges)
-    number = f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04d}"
-    customer["next_invoice_sequence"] += 1
-    customer["currency"] = customer["currency"] or subscription["currency"]
-    world.put(customer)
+    invoice = written(world, subscription, charges, reason=reason, period=period, now=now)
     automatic = subscription["collection_method"] == "charge_automatically"
-    invoice = _blank(invoice_id, customer, subscription, now) | {
-        "amount_due": total,
-        "amount_remaining": total,
+    invoice |= {
         "auto_advance": automatic,
-        "billing_reason": reason,
         "due_date": None if automatic else now + (subscription["days_until_due"] or 30) * DAY,
-        "effective_at": now,
-        "hosted_invoice_url": f"{world.base_url}/invoice/{invoice_id}",
-        "lines": list_of(lines, f"/v1/invoices/{invoice_id}/lines"),
-        "number": number,
-        "period_start": period[0],
-        "period_end": period[1],
-        "subtotal": total,
-        "subtotal_excluding_tax": total,
-        "total": total,
-        "total_excluding_tax": total,
     }
-    if total > 0:
-        _open_payment(world, invoice, now=now)
-    subscription["latest_invoice"] = invoice_id
-    subscription.setdefault("_invoices", []).append(invoice_id)
+    customer["currency"] = customer["currency"] or subscription["currency"]
+    pause = subscription["pause_collection"]
+    if pause:
+        invoice |= {"amount_due": max(0, invoice["total"]), "amount_remaining": max(0, invoice["total"])}
+        invoice |= {"auto_advance": False, "ending_balance": None, "starting_balance": 0}
+    if pause and pause["behavior"] == "keep_as_draft":
+        invoice |= {"status": "draft", "effective_at": None, "due_date": None}
+        invoice["status_transitions"]["finalized_at"] = None
+    else:
+        invoice |= {
+            "hosted_invoice_url": f"{world.base_url}/invoice/{invoice['id']}",
+            "number": f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04d}",
+        }
+        customer["next_invoice_sequence"] += 1
+    if pause:
+        _set_aside(invoice, pause["behavior"], now=now)
+    else:
+        customer["balance"] = invoice["ending_balance"]
+        if invoice["amount_due"] > 0:
+            _open_payment(world, invoice, now=now)
+    world.put(customer)
+    subscription["latest_invoice"] = invoice["id"]
+    subscription.setdefault("_invoices", []).append(invoice["id"])
     return world.put(invoice)
+
+
+def _set_aside(invoice: Obj, behavior: str, *, now: int) -> None:
+    match behavior:
+        case "void":
+            invoice["status"] = "void"
+            invoice["status_transitions"]["voided_at"] = now
+        case "mark_uncollectible":
+            invoice["status"] = "uncollectible"
+            invoice["status_transitions"]["marked_uncollectible_at"] = now
 
 
 def collect(world: World, invoice: Obj, *, now: int, out_of_band: bool = False) -> Obj:
@@ -83,7 +126,9 @@ def collect(world: World, invoice: Obj, *, now: int, out_of_band: bool = False) 
             payment |= {"status": "paid", "amount_paid": due}
             payment["status_transitions"]["paid_at"] = now
             intent = world.need("payment_intent", payment["payment"]["payment_intent"])
-            world.put(intent | {"status": "succeeded", "amount_received": due, "last_payment_error": None})
+            intent |= {"status": "succeeded", "amount_received": due, "last_payment_error": None}
+            intent["latest_charge"] = world.put(_charge(intent, invoice, now=now))["id"]
+            world.put(intent)
         world.put(payment)
     return world.put(invoice)
 
@@ -109,10 +154,10 @@ def payments_of(world: World, invoice_id: str) -> list[Obj]:
 
 
 def unpaid_of(world: World, subscription_id: str) -> list[Obj]:
-    """Open invoices of a subscription, oldest first."""
+    """Open invoices of a subscription, oldest first. Drafts are those of a paused collection: nobody asks for them."""
     own = world.need("subscription", subscription_id).get("_invoices", [])
     invoices = [world.need("invoice", invoice_id) for invoice_id in own]
-    return [invoice for invoice in invoices if invoice["status"] in ("draft", "open")]
+    return [invoice for invoice in invoices if invoice["status"] == "open"]
 
 
 def subscription_of(invoice: Obj) -> str | None:
@@ -124,13 +169,18 @@ def subscription_of(invoice: Obj) -> str | None:
 def _line(charge: Charge, subscription: Obj, invoice_id: str) -> Obj:
     item, price = charge.item, charge.item["price"]
     name = price["nickname"] or price["lookup_key"] or price["id"]
-    unit, each = price["unit_amount"], f"{price['unit_amount'] / 100:.2f} {price['currency'].upper()}"
+    each = f"{price['unit_amount'] / 100:.2f} {price['currency'].upper()}"
+    description = f"{item['quantity']} x {name} (at {each} / {price['recurring']['interval']})"
+    if charge.proration:
+        after = datetime.fromtimestamp(charge.start, UTC).strftime("%d %b %Y")
+        kind = "Unused" if charge.amount < 0 else "Remaining"
+        description = f"{kind} time on {item['quantity']} x {name} after {after}"
     return {
         "id": new_id("line_item"),
         "object": "line_item",
         "amount": charge.amount,
         "currency": price["currency"],
-        "description": f"{item['quantity']} x {name} (at {each} / {price['recurring']['interval']})",
+        "description": description,
         "discount_amounts": [],
         "discountable": True,
         "discounts": [],
@@ -153,7 +203,7 @@ def _line(charge: Charge, subscription: Obj, invoice_id: str) -> Obj:
         "pricing": {
             "price_details": {"price": price["id"], "product": price["product"]},
             "type": "price_details",
-            "unit_amount_decimal": str(unit),
+            "unit_amount_decimal": str(price["unit_amount"]),
         },
         "quantity": item["quantity"],
         "subtotal": charge.amount,
@@ -208,6 +258,59 @@ def _open_payment(world: World, invoice: Obj, *, now: int) -> None:
     invoice["_payments"] = [payment["id"]]
 
 
+def _charge(intent: Obj, invoice: Obj, *, now: int) -> Obj:
+    """The money that an intent took."""
+    return {
+        "id": new_id("charge"),
+        "object": "charge",
+        "amount": intent["amount"],
+        "amount_captured": intent["amount"],
+        "amount_refunded": 0,
+        "application": None,
+        "application_fee": None,
+        "application_fee_amount": None,
+        "balance_transaction": None,
+        "billing_details": {
+            "address": None,
+            "email": invoice["customer_email"],
+            "name": invoice["customer_name"],
+            "phone": None,
+            "tax_id": None,
+        },
+        "calculated_statement_descriptor": "STRIPE SANDBOX",
+        "captured": True,
+        "created": now,
+        "currency": intent["currency"],
+        "customer": intent["customer"],
+        "description": None,
+        "disputed": False,
+        "failure_balance_transaction": None,
+        "failure_code": None,
+        "failure_message": None,
+        "fraud_details": {},
+        "livemode": False,
+        "metadata": {},
+        "on_behalf_of": None,
+        "outcome": None,
+        "paid": True,
+        "payment_intent": intent["id"],
+        "payment_method": intent["payment_method"],
+        "payment_method_details": None,
+        "receipt_email": None,
+        "receipt_number": None,
+        "receipt_url": None,
+        "refunded": False,
+        "review": None,
+        "shipping": None,
+        "source_transfer": None,
+        "statement_descriptor": None,
+        "statement_descriptor_suffix": None,
+        "status": "succeeded",
+        "transfer_data": None,
+        "transfer_group": None,
+    }
+
+
 def _blank(invoice_id: str, customer: Obj, subscription: Obj, now: int) -> dict[str, Any]:
     return {
         "id": invoice_id,
@@ -253,7 +356,7 @@ def _blank(invoice_id: str, customer: Obj, subscription: Obj, now: int) -> dict[
         "description": None,
         "discounts": [],
         "due_date": None,
-        "effective_at": None,
+        "effective_at": now,
         "ending_balance": 0,
         "footer": None,
         "from_invoice": None,
@@ -293,7 +396,7 @@ def _blank(invoice_id: str, customer: Obj, subscription: Obj, now: int) -> dict[
         },
         "subtotal": 0,
         "subtotal_excluding_tax": 0,
-        "test_clock": None,
+        "test_clock": subscription["test_clock"],
         "total": 0,
         "total_discount_amounts": [],
         "total_excluding_tax": 0,

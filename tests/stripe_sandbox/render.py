@@ -14,6 +14,8 @@ from .world import World, public
 # fields that hold the id of another object; the kind of the other, by the field's name
 _REFERENCES = {
     "subscription": "subscription",
+    "schedule": "subscription_schedule",
+    "released_subscription": "subscription",
     "customer": "customer",
     "invoice": "invoice",
     "latest_invoice": "invoice",
@@ -21,6 +23,9 @@ _REFERENCES = {
     "default_price": "price",
     "price": "price",
     "payment_intent": "payment_intent",
+    "charge": "charge",
+    "test_clock": "test_helpers.test_clock",
+    "latest_charge": "charge",
     "default_payment_method": "payment_method",
     "payment_method": "payment_method",
     "on_behalf_of": "account",

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
-from . import api, billing, control, page
+from . import api, control, deadlines, page
 from .api import Answer, Request
 from .errors import ControlError, StripeError
 from .forms import parse
@@ -49,7 +49,7 @@ class SandboxServer(ThreadingHTTPServer):
     def _keep_time(self) -> None:
         while not self.stopping.wait(1.0):
             if self.world.knobs.auto_renew:
-                billing.tick(self.world, now=self.world.now())
+                deadlines.tick(self.world, now=self.world.now())
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Callers that hang up are part of the tests, not of the log; our own defects are for the log."""

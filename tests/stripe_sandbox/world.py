@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import shapes
+from .agenda import Agenda
 from .deliveries import Deliveries, Errand
 from .errors import ControlError
 from .ids import API_VERSION, new_id
@@ -40,12 +41,25 @@ class World:
         self.request: Obj = _NOBODY  # who is asking, for the events this causes; read and set under the lock
         self._depth = 0
         self._errands: list[Errand] = []
+        self.agenda = Agenda()
+        self._rethink()
         self.knobs, self.dice, self.clock_offset = Knobs(), random.Random(0), 0
         self._recall_settings()
         self.deliveries = Deliveries(self)
 
     def now(self) -> int:
         return int(time.time()) + self.clock_offset
+
+    def time_of(self, obj: Obj) -> int:
+        """Now, for an object: that of the test clock which it or its customer is on, or the sandbox's own."""
+        clock = self.store.get("test_helpers.test_clock", self.clock_of(obj) or "")
+        return clock["frozen_time"] if clock else self.now()
+
+    def clock_of(self, obj: Obj) -> str | None:
+        """The test clock that it or its customer is on."""
+        customer = obj if obj["object"] == "customer" else self.store.get("customer", str(obj.get("customer")))
+        found: str | None = (customer or {}).get("test_clock")
+        return found
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -65,6 +79,11 @@ class World:
 
     def put(self, obj: Obj) -> Obj:
         """Keep the object under the kind it names itself."""
+        match obj["object"]:
+            case "subscription" | "checkout.session":
+                self.agenda.touch(obj["id"])
+            case "subscription_schedule" | "invoice":
+                self.agenda.touch(_subscription_of(obj))
         return self.store.put(obj["object"], obj)
 
     def need(self, kind: str, object_id: str) -> Obj:
@@ -123,6 +142,7 @@ class World:
         """Turn knobs. With ``onto_present`` those not named stay; otherwise they go back to rest."""
         with self.changing():
             self.knobs = knobs_from(given, self.knobs if onto_present else None)
+            self._rethink()  # of dunning
             self.dice = random.Random(self.knobs.seed)
             self._keep_settings()
         self.deliveries.knobs_turned()
@@ -141,10 +161,16 @@ class World:
         with self.changing():
             self.store.clear()
             self._errands.clear()
+            self.agenda.forget()
             self.requests.clear()
             self.deliveries.forget()
             self.knobs, self.dice, self.clock_offset = Knobs(), random.Random(0), 0
         self.deliveries.wait_quiet(5)  # for attempts under way: what arrives after this is of the new world
+
+    def _rethink(self) -> None:
+        for kind in ("subscription", "checkout.session"):
+            for object_id in self.store.all(kind):
+                self.agenda.touch(object_id)
 
     def _keep_settings(self) -> None:
         self.store.put("setting", {"id": "knobs", "value": self.knobs.plain()})
@@ -157,6 +183,11 @@ class World:
             self.dice = random.Random(self.knobs.seed)
         if "clock_offset" in settings:
             self.clock_offset = settings["clock_offset"]["value"]
+
+
+def _subscription_of(obj: Obj) -> str:
+    details = (obj.get("parent") or {}).get("subscription_details") or {}
+    return str(obj.get("subscription") or details.get("subscription"))
 
 
 def public(obj: Obj) -> Obj:
