@@ -355,7 +355,7 @@ ENDPOINT_CREATE = Group(
 ENDPOINT_UPDATE = Group(
     EXPAND | META | {"description": TEXT, "disabled": FLAG, "enabled_events": Many(TEXT), "url": TEXT}
 )
-EVENT_LIST = Group(DATED | {"type": TEXT, "types": Many(TEXT)})
+EVENT_LIST = Group(DATED | {"delivery_success": FLAG, "type": TEXT, "types": Many(TEXT)})
 
 # what answers without parameters of its own
 PLAIN = Group(EXPAND)

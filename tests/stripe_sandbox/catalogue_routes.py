@@ -26,12 +26,12 @@ def create_customer(call: Call) -> Obj:
 @route("GET", "/v1/customers", accepted.CUSTOMER_LIST)
 def list_customers(call: Call) -> Obj:
     email, clock = call.params.get("email"), call.params.get("test_clock")
-    customers = call.world.store.all("customer").values()
-    return call.page(
-        customer
-        for customer in customers
-        if not customer.get("deleted") and email in (None, customer["email"]) and customer["test_clock"] == clock
-    )
+
+    def wanted(customer: Obj) -> bool:
+        live = not customer.get("deleted")
+        return live and email in (None, customer["email"]) and customer["test_clock"] == clock
+
+    return call.page("customer", wanted)
 
 
 @route("GET", "/v1/customers/{}", accepted.PLAIN)
@@ -91,8 +91,7 @@ def create_product(call: Call) -> Obj:
 @route("GET", "/v1/products", accepted.PRODUCT_LIST)
 def list_products(call: Call) -> Obj:
     active, ids = call.params.get("active"), call.params.get("ids")
-    products = call.world.store.all("product").values()
-    return call.page(p for p in products if active in (None, p["active"]) and (ids is None or p["id"] in ids))
+    return call.page("product", lambda p: active in (None, p["active"]) and (ids is None or p["id"] in ids))
 
 
 @route("GET", "/v1/products/{}", accepted.PLAIN)
@@ -141,11 +140,12 @@ def list_prices(call: Call) -> Obj:
     given = call.params
     keys, interval = given.get("lookup_keys"), given.get("recurring", {}).get("interval")
     return call.page(
-        price
-        for price in call.world.store.all("price").values()
-        if (keys is None or price["lookup_key"] in keys)
-        and (interval is None or (price["recurring"] or {}).get("interval") == interval)
-        and all(given.get(name) in (None, price[name]) for name in ("active", "currency", "product", "type"))
+        "price",
+        lambda price: (
+            (keys is None or price["lookup_key"] in keys)
+            and (interval is None or (price["recurring"] or {}).get("interval") == interval)
+            and all(given.get(name) in (None, price[name]) for name in ("active", "currency", "product", "type"))
+        ),
     )
 
 

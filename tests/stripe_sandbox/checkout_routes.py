@@ -35,9 +35,10 @@ def create(call: Call) -> Obj:
 def list_all(call: Call) -> Obj:
     given = call.params
     return call.page(
-        session
-        for session in call.world.store.all("checkout.session").values()
-        if all(given.get(name) in (None, session[name]) for name in ("customer", "status", "subscription"))
+        "checkout.session",
+        lambda session: all(
+            given.get(name) in (None, session[name]) for name in ("customer", "status", "subscription")
+        ),
     )
 
 

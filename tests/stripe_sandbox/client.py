@@ -181,6 +181,14 @@ class Sandbox:
         given = {"type": type, "object": object_id, "generation": generation, "overrides": overrides or {}}
         return self.control("POST", "/events", given)
 
+    def seed(self, subscriptions: int, price: str, **given: Any) -> Any:
+        """So many customers with a paid subscription each, quickly and untold; answers the ids of both.
+
+        ``quantity``, ``items``, ``metadata``, ``customer_metadata`` (``{n}`` in a value is the customer's number) and
+        ``events=True``, which tells the webhooks.
+        """
+        return self.control("POST", "/seed", {"subscriptions": subscriptions, "price": price} | given)
+
     def knobs(self, **knobs: Any) -> Any:
         """Exactly these knobs, the others at rest; ``knobs()`` puts all at rest."""
         return self.control("PUT", "/knobs", knobs)

@@ -8,6 +8,7 @@ from . import billing, checkout_routes, deadlines, payments, schedules
 from .errors import ControlError
 from .ids import API_VERSION, OLD_API_VERSION, kind_of
 from .render import overridden, render
+from .seeding import seed
 from .store import Obj
 from .world import World
 
@@ -242,6 +243,7 @@ _DOORS: list[tuple[str, str, Callable[..., Any]]] = [
     ("GET|POST", "/clock", _clock),
     ("POST", "/tick", _tick),
     ("POST", "/events", _emit),
+    ("POST", "/seed", seed),
     ("POST", "/checkout/([^/]+)/([a-z]+)", _checkout_verb),
     ("POST", "/subscriptions/([^/]+)/([a-z]+)", _subscription_verb),
     ("POST", "/invoices/([^/]+)/dispute", _dispute_invoice),

@@ -211,7 +211,16 @@ class Deliveries:
         for other in others:
             other.join()
         again = errand.attempt < len(knobs.retry) and not any(accepted)
+        if any(accepted):
+            self._count_down(errand, epoch)
         self._finish(errand, epoch, retry_in=knobs.retry[errand.attempt] if again else None)
+
+    def _count_down(self, errand: Errand, epoch: int) -> None:
+        """One endpoint fewer is waiting for the event. What was sent of it said how many were, and stays so."""
+        with self._world.changing():
+            event = self._world.store.get("event", errand.event)
+            if event and epoch == self._epoch:
+                self._world.store.put("event", event | {"pending_webhooks": max(0, event["pending_webhooks"] - 1)})
 
     def _write(self, errand: Errand) -> Letter | None:
         """None if the event or the endpoint is gone."""

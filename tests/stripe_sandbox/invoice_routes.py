@@ -14,10 +14,11 @@ from .store import Obj
 def list_all(call: Call) -> Obj:
     given = call.params
     return call.page(
-        invoice
-        for invoice in call.world.store.all("invoice").values()
-        if given.get("subscription") in (None, subscription_of(invoice))
-        and all(given.get(name) in (None, invoice[name]) for name in ("customer", "status", "collection_method"))
+        "invoice",
+        lambda invoice: (
+            given.get("subscription") in (None, subscription_of(invoice))
+            and all(given.get(name) in (None, invoice[name]) for name in ("customer", "status", "collection_method"))
+        ),
     )
 
 
@@ -55,10 +56,10 @@ def pay(call: Call) -> Obj:
 def list_payments(call: Call) -> Obj:
     given = call.params
     intent = given.get("payment", {}).get("payment_intent")
-    payments = call.world.store.all("invoice_payment").values()
     return call.page(
-        payment
-        for payment in payments
-        if all(given.get(name) in (None, payment[name]) for name in ("invoice", "status"))
-        and intent in (None, payment["payment"]["payment_intent"])
+        "invoice_payment",
+        lambda payment: (
+            all(given.get(name) in (None, payment[name]) for name in ("invoice", "status"))
+            and intent in (None, payment["payment"]["payment_intent"])
+        ),
     )

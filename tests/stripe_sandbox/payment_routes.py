@@ -22,7 +22,7 @@ def retrieve_method(call: Call) -> Obj:
 
 @route("GET", "/v1/charges", accepted.CHARGE_LIST)
 def list_charges(call: Call) -> Obj:
-    return call.page(_matching(call, "charge", "customer", "payment_intent"))
+    return _page(call, "charge", "customer", "payment_intent")
 
 
 @route("GET", "/v1/charges/{}", accepted.PLAIN)
@@ -48,7 +48,7 @@ def create_refund(call: Call) -> Obj:
 
 @route("GET", "/v1/refunds", accepted.REFUND_LIST)
 def list_refunds(call: Call) -> Obj:
-    return call.page(_matching(call, "refund", "charge", "payment_intent"))
+    return _page(call, "refund", "charge", "payment_intent")
 
 
 @route("GET", "/v1/refunds/{}", accepted.PLAIN)
@@ -65,7 +65,7 @@ def update_refund(call: Call) -> Obj:
 
 @route("GET", "/v1/disputes", accepted.DISPUTE_LIST)
 def list_disputes(call: Call) -> Obj:
-    return call.page(_matching(call, "dispute", "charge", "payment_intent"))
+    return _page(call, "dispute", "charge", "payment_intent")
 
 
 @route("GET", "/v1/disputes/{}", accepted.PLAIN)
@@ -82,7 +82,6 @@ def close_dispute(call: Call) -> Obj:
     return call.show(payments.close_dispute(call.world, dispute, status="lost", now=call.now))
 
 
-def _matching(call: Call, kind: str, *names: str) -> list[Obj]:
+def _page(call: Call, kind: str, *names: str) -> Obj:
     asked = {name: call.params[name] for name in names if name in call.params}
-    found = call.world.store.all(kind).values()
-    return [obj for obj in found if all(obj[name] == value for name, value in asked.items())]
+    return call.page(kind, lambda obj: all(obj[name] == value for name, value in asked.items()))

@@ -41,6 +41,7 @@ class World:
         self.request: Obj = _NOBODY  # who is asking, for the events this causes; read and set under the lock
         self._depth = 0
         self._errands: list[Errand] = []
+        self._aloud = True
         self.agenda = Agenda()
         self._rethink()
         self.knobs, self.dice, self.clock_offset = Knobs(), random.Random(0), 0
@@ -92,9 +93,18 @@ class World:
 
     # events
 
+    @contextmanager
+    def speaking(self, aloud: bool) -> Iterator[None]:
+        """With ``aloud`` False nothing that happens inside becomes an event."""
+        before, self._aloud = self._aloud, aloud
+        try:
+            yield
+        finally:
+            self._aloud = before
+
     def emit(self, kind: str, obj: Obj, *, now: int, previous: Obj | None = None) -> Obj:
         """Record that something happened to an object, as it is now, and tell every endpoint that listens."""
-        return self.announce(kind, public(obj), now=now, previous=previous)
+        return self.announce(kind, public(obj), now=now, previous=previous) if self._aloud else {}
 
     def announce(
         self,
@@ -123,10 +133,10 @@ class World:
     @contextmanager
     def updating(self, obj: Obj, kind: str, *, now: int) -> Iterator[Obj]:
         """Change an object; if it did change, keep it and emit ``kind`` with what it was before."""
-        before = public(obj)
+        before = public(obj) if self._aloud else {}
         yield obj
         self.put(obj)
-        previous = what_was(before, public(obj))
+        previous = what_was(before, public(obj)) if self._aloud else {}
         if previous:
             self.emit(kind, obj, now=now, previous=previous)
 
@@ -194,6 +204,11 @@ def public(obj: Obj) -> Obj:
     """A copy without what is ours. Through JSON, which all of it is: several times faster than deepcopy."""
     copied: Obj = json.loads(json.dumps({key: value for key, value in obj.items() if not key.startswith("_")}))
     return copied
+
+
+def outer(obj: Obj) -> Obj:
+    """Like ``public``, but what is inside is shared: for answers that are written down at once."""
+    return {key: value for key, value in obj.items() if not key.startswith("_")}
 
 
 def what_was(before: Obj, after: Obj) -> Obj:
