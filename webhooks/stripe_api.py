@@ -24,6 +24,14 @@ class StripeUnavailable(StripeError):
     """It may go well later: no answer, too many requests, an error of theirs, an answer that is not Stripe's."""
 
 
+class StripeBusy(StripeUnavailable):
+    """Too many requests: `seconds` later it takes more."""
+
+    def __init__(self, code: str, detail: str, seconds: float = 1.0) -> None:
+        super().__init__(code, detail)
+        self.seconds = seconds
+
+
 class StripeRefused(StripeError):
     """It will never go well as it was asked: no such object, a wrong parameter."""
 
@@ -69,7 +77,10 @@ def _call(method: str, path: str, **params: Any) -> dict[str, Any]:
     except (stripe.InvalidRequestError, stripe.IdempotencyError, stripe.CardError) as error:
         code = error.code if isinstance(error.code, str) and re.fullmatch("[a-z0-9_]{1,64}", error.code) else "refused"
         raise StripeRefused(code, f"{method.upper()} {path}: {_reason(error)}") from None
-    except stripe.StripeError as error:  # 429, 5xx, 401 while a key is changed, no connection, not JSON
+    except stripe.RateLimitError as error:
+        detail = f"{method.upper()} {path}: {_reason(error)}"
+        raise StripeBusy("stripe_unavailable", detail, _seconds(error)) from None
+    except stripe.StripeError as error:  # 5xx, 401 while a key is changed, no connection, not JSON
         raise StripeUnavailable("stripe_unavailable", f"{method.upper()} {path}: {_reason(error)}") from None
     except (ValueError, RecursionError, AttributeError, TypeError):  # the client trips over answers of strange shapes
         raise StripeUnavailable("unreadable_answer", f"{method.upper()} {path}: not an answer of Stripe's.") from None
@@ -81,6 +92,12 @@ def _call(method: str, path: str, **params: Any) -> dict[str, Any]:
 def _reason(error: stripe.StripeError) -> str:
     status = f"HTTP {error.http_status}" if error.http_status else "no answer"
     return f"{type(error).__name__}, {status}, request {error.request_id or 'unknown'}"
+
+
+def _seconds(error: stripe.StripeError) -> float:
+    """How long Stripe asks us to wait; a second where it does not say."""
+    told = (error.headers or {}).get("Retry-After", "")
+    return min(float(told), 60.0) if told.isascii() and told.isdigit() else 1.0
 
 
 @cache
@@ -97,3 +114,27 @@ def _client(api_key: str, base: str) -> stripe.StripeClient:
 def key_for(*parts: object) -> str:
     """An idempotency key that is the same for the same parts, and says nothing about them."""
     return salted_hmac("stripe-idempotency", "|".join(map(str, parts)), algorithm="sha256").hexdigest()
+
+
+def list_page(path: str, *, after: str = "", **params: Any) -> tuple[list[dict[str, Any]], bool]:
+    """A page of a hundred objects of a list, the newest first, and whether there are more after it. `after` is the id
+    of the last one of the page before. Raises StripeUnavailable, StripeRefused.
+    """
+    found = _call("get", path, limit=100, **({"starting_after": after} if after else {}), **params)
+    rows = found.get("data")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
+        raise StripeUnavailable("unreadable_answer", f"GET {path}: not a list.")
+    return rows, found.get("has_more") is True and bool(rows)
+
+
+def fetch_dispute(dispute_id: str) -> dict[str, Any]:
+    """The dispute as it is now. Raises StripeUnavailable, StripeRefused."""
+    return _call("get", f"/v1/disputes/{dispute_id}")
+
+
+def cancel_subscription(subscription_id: str, *, idempotency_key: str) -> dict[str, Any]:
+    """End it at Stripe, at once; nothing is charged or given back for it. Raises StripeUnavailable, StripeRefused."""
+    return _call(
+        "delete", f"/v1/subscriptions/{subscription_id}", idempotency_key=idempotency_key, invoice_now=False,
+        prorate=False,
+    )  # fmt: skip
