@@ -321,6 +321,8 @@ UNFOLD = {
                     page("Events", "webhooks_stripeevent", "notifications"),
                     page("Links", "webhooks_stripelink", "link"),
                     page("Prices", "webhooks_stripeprice", "payments"),
+                    page("Drift", "webhooks_drift", "compare_arrows"),
+                    page("Reconciliations", "webhooks_reconciliation", "sync"),
                 ],
             },
             {
