@@ -28,7 +28,9 @@ def reconciled(
     *, ahead: timedelta = timedelta(0), repairs: bool = True, enough: Callable[[], bool] = lambda: False
 ) -> Reconciliation:
     """A run to its end."""
-    run = reconcile.go_on(lambda run: hand(ahead=ahead, repairs=repairs), now=later(ahead), enough=enough)
+    run = reconcile.go_on(
+        lambda run: hand(ahead=ahead, repairs=repairs, source=f"reconciliation:{run.pk}"), now=later(ahead), enough=enough
+    )
     assert run is not None
     return run
 
