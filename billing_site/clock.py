@@ -58,6 +58,11 @@ JOBS = {
         60.0,
         "A term is over and its renewal may be paid: before the clock acts on it, Stripe is asked.",
     ),
+    "tell Stripe": Job(
+        "webhooks.tasks.tell_stripe",
+        settings.INBOX_SWEEP_SECONDS,
+        "What staff, a terminal or the clock changed or ended here is so at Stripe, too: nobody pays for nothing.",
+    ),
     "forget quota keys": Job(
         "entitlements.tasks.forget_quota_keys",
         3600.0,

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from notifications.models import Notice
 from subscriptions.models import STEPS_BY_ITSELF, SetAside, Subscription
-from webhooks.models import Drift, StripeEvent
+from webhooks.models import Drift, StripeEvent, Telling
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def healthz(request: HttpRequest) -> JsonResponse:
 def readyz(request: HttpRequest) -> JsonResponse:
     """200 if the database and the broker answer and nothing that is due has waited too long; else 503 and what has.
 
-    How much differs from Stripe, and badly, is told beside: no restart would mend it.
+    `stuck` counts what waits for a person, `open_high_drift` what differs from Stripe, and badly.
     """
     checks: dict[str, Callable[[], str]] = {
         "database": _database,
@@ -38,6 +38,7 @@ def readyz(request: HttpRequest) -> JsonResponse:
         "inbox": _inbox,
         "clock": _clock,
         "notices": _notices,
+        "tellings": _tellings,
     }
     found = {}
     for name, check in checks.items():
@@ -47,7 +48,12 @@ def readyz(request: HttpRequest) -> JsonResponse:
             log.warning("Not ready: %s: %s", name, type(error).__name__)
             found[name] = "unreachable"
     ready = all(answer == "ok" for answer in found.values())
-    told = {"status": "ok" if ready else "unavailable", "checks": found, "open_high_drift": _drift()}
+    told = {
+        "status": "ok" if ready else "unavailable",
+        "checks": found,
+        "stuck": _stuck(),
+        "open_high_drift": _drift(),
+    }
     return JsonResponse(told, status=200 if ready else 503)
 
 
@@ -88,6 +94,20 @@ def _clock() -> str:
 def _notices() -> str:
     waiting = Notice.objects.filter(state=Notice.State.PENDING)
     return _late("the oldest notice waits", waiting, "next_attempt_at", LATE)
+
+
+def _tellings() -> str:
+    """What Stripe has not been told: somebody may pay for what is over."""
+    waiting = Telling.objects.filter(state=Telling.State.PENDING)
+    return _late("the oldest that Stripe has to be told waits", waiting, "next_attempt_at", LATE)
+
+
+def _stuck() -> dict[str, int]:
+    """What waits for a person is no reason to take a process out of service; but somebody has to see it."""
+    try:
+        return {"tellings": Telling.objects.filter(state=Telling.State.STUCK).count()}
+    except DatabaseError:  # said above
+        return {}
 
 
 def _late(what: str, waiting: "QuerySet[Any]", since: str, most: timedelta) -> str:

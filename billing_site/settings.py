@@ -323,6 +323,7 @@ UNFOLD = {
                     page("Prices", "webhooks_stripeprice", "payments"),
                     page("Drift", "webhooks_drift", "compare_arrows"),
                     page("Reconciliations", "webhooks_reconciliation", "sync"),
+                    page("To tell Stripe", "webhooks_telling", "outbox"),
                 ],
             },
             {

@@ -28,9 +28,11 @@ def reconciled(
     *, ahead: timedelta = timedelta(0), repairs: bool = True, enough: Callable[[], bool] = lambda: False
 ) -> Reconciliation:
     """A run to its end."""
-    run = reconcile.go_on(
-        lambda run: hand(ahead=ahead, repairs=repairs, source=f"reconciliation:{run.pk}"), now=later(ahead), enough=enough
-    )
+
+    def by(run: Reconciliation) -> By:
+        return hand(ahead=ahead, repairs=repairs, source=f"reconciliation:{run.pk}")
+
+    run = reconcile.go_on(by, now=later(ahead), enough=enough)
     assert run is not None
     return run
 

@@ -13,7 +13,7 @@ from subscriptions.models import SetAside, Subscription
 from tests.builders import FEB_1, JAN_1, subscription
 from webhooks.models import StripeEvent
 
-ALL_WELL = {"database": "ok", "broker": "ok", "inbox": "ok", "clock": "ok", "notices": "ok"}
+ALL_WELL = {"database": "ok", "broker": "ok", "inbox": "ok", "clock": "ok", "notices": "ok", "tellings": "ok"}
 LONG_AGO = timedelta(minutes=16)
 
 
@@ -84,8 +84,8 @@ def test_a_notice_that_nobody_sends_is_named() -> None:
 
 
 @pytest.mark.django_db
-def test_readiness_asks_four_things_of_the_database(django_assert_num_queries: Any) -> None:
-    with django_assert_num_queries(4):
+def test_readiness_asks_six_things_of_the_database(django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(6):
         ready()
 
 

@@ -3,6 +3,7 @@
 from django.conf import settings
 from djstripe.models import Customer
 
+from entitlements.models import SlotPack
 from subscriptions.models import PlanPrice, Tenant
 from webhooks import stripe_api
 from webhooks.models import StripePrice
@@ -52,4 +53,24 @@ def price_at_stripe(price: PlanPrice) -> str:
         product_data={"name": price.plan.name},
     )
     row, _ = StripePrice.objects.get_or_create(pk=made["id"], defaults={"plan_price": price})
+    return str(row.pk)
+
+
+def price_of_pack(pack: SlotPack) -> str:
+    """The Stripe price id that sells a unit of this slot pack; made at Stripe the first time. Safe to repeat.
+
+    Raises StripeUnavailable, StripeRefused.
+    """
+    known = pack.stripe_prices.values_list("pk", flat=True).first()
+    if known:
+        return str(known)
+    made = stripe_api.create(
+        "/v1/prices",
+        idempotency_key=stripe_api.key_for("pack", settings.STRIPE_LIVE_MODE, pack.pk),
+        currency=pack.currency.lower(),
+        unit_amount=pack.amount_minor,
+        recurring={"interval": pack.interval, "interval_count": pack.interval_count},
+        product_data={"name": pack.name},
+    )
+    row, _ = StripePrice.objects.get_or_create(pk=made["id"], defaults={"slot_pack": pack})
     return str(row.pk)

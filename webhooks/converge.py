@@ -17,12 +17,23 @@ from subscriptions.audit import STRIPE, Actor
 from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import AuditEntry, PlanPrice, Subscription
 from subscriptions.states import Status, Type
+from webhooks import telling
 from webhooks.models import Telling
 from webhooks.stripe_state import Item, Unmappable, Wanted
 
 NOTHING_NEW = "nothing new"
 MOST_UNITS = 100_000  # of a plan or a pack; more is a slip of somebody's hand
 ASIDE = timedelta(seconds=1)  # Stripe counts whole seconds, we do not
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A change that is to come, by the columns of a link that say it; all empty where there is none."""
+
+    schedule_id: str = ""
+    scheduled_at: datetime | None = None
+    scheduled_price_id: int | None = None
+    scheduled_quantity: int | None = None
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,15 @@ class Known:
     tenant_id: int | None  # whose Stripe customer it is
     trial_id: int | None  # the tenant's trial that a first purchase turns into more: no Stripe subscription has it
     main: tuple[int, datetime] | None  # the tenant's live main subscription, an add-on's parent, and its term_end
+    main_ends: bool  # whether that one ends with its term
+    has_addons_at_stripe: bool  # whether add-ons of this one are billed apart from it
     has_slots: bool  # whether it holds slots or gives features, or will
     prices: dict[str, PlanPrice]  # ours by Stripe price id, with their plans; rules and keys only
     packs: dict[str, int]  # slot packs by Stripe price id
     packs_held: dict[int, int]  # pack → units
     untold: frozenset[str]  # aspects that are ours to say, and that Stripe has not been told yet
     checkout_is_open: bool  # whether we sent somebody to buy this, and wait for it
+    scheduled: Scheduled = Scheduled()
 
     @property
     def subscription_id(self) -> int | None:
@@ -62,12 +76,14 @@ def converge(
     item = item_that_sells_a_plan(wanted, known.prices, known.packs)
     price = known.prices[item.price_id]
     term_start, term_end = wanted.term(item)
+    if price.plan.type == Type.ADDON and _ends_with_its_main(known, wanted):
+        wanted = replace(wanted, cancel_at=None)
     is_last = wanted.is_last(item) and wanted.period_is_paid  # else the last one is still to be paid
     purchase = Purchase(price.plan, term_start, term_end, price, True, is_last, item.quantity)
     by = _By(now, source_id, actor, reason)
     if known.subscription is None:
-        begun = _begin(known, wanted, purchase, by)
-        entries = [begun] if begun else []
+        started = _begin(known, wanted, purchase, by)
+        entries = [started] if started else []
     else:
         entries, subscription = [], known.subscription
         for aspect, bring in _STEPS:
@@ -78,6 +94,10 @@ def converge(
                 entries.append(entry)
     if known.has_slots:
         entries += _slots(known, wanted, entries, by)
+    begun = known.subscription is None
+    if known.has_addons_at_stripe or (begun and known.main_ends and purchase.plan.type == Type.ADDON):
+        begun_id = entries[0].subscription_id if begun and entries else None
+        telling.tell(entries, now=now, begun_id=begun_id, link_of_begun=wanted.stripe_subscription_id if begun else "")
     done = ", ".join(entry.get_action_display().lower() for entry in entries)
     return entries[-1].subscription_id if entries else known.subscription_id, done or NOTHING_NEW
 
@@ -93,6 +113,15 @@ class _By:
 
     def __call__(self) -> dict[str, Any]:
         return vars(self)
+
+
+def _ends_with_its_main(known: Known, wanted: Wanted) -> bool:
+    """Whether Stripe ends an add-on only because its MAIN ends there, as we have told it (`outbound`): nobody has
+    cancelled it, and it goes on when that one does.
+    """
+    if not (known.main and known.main_ends and wanted.cancel_at) or wanted.cancels_at_period_end:
+        return False
+    return abs(known.main[1] - wanted.cancel_at) < ASIDE
 
 
 def _begin(known: Known, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:
@@ -236,6 +265,18 @@ def _slots(known: Known, wanted: Wanted, entries: Sequence[AuditEntry], by: _By)
         return []
     done = limits.set_packs(subscription.pk, packs, park=Park.NEWEST, **by())
     return [done.entry] if done.entry else []
+
+
+def scheduled(known: Known, wanted: Wanted) -> Scheduled:
+    """What is to come, as Stripe says. A schedule of which only the id was read is what it was, or something."""
+    if not wanted.schedule_was_read:
+        is_the_same = wanted.schedule_id == known.scheduled.schedule_id
+        return known.scheduled if is_the_same else Scheduled(wanted.schedule_id)
+    if wanted.coming is None:
+        return Scheduled()
+    selling = [(known.prices[price].pk, units) for price, units in wanted.coming.items if price in known.prices]
+    price_id, quantity = selling[0] if len(selling) == 1 else (None, None)
+    return Scheduled(wanted.schedule_id, wanted.coming.at, price_id, quantity)
 
 
 def item_that_sells_a_plan(wanted: Wanted, prices: Collection[str], packs: Collection[str]) -> Item:

@@ -83,6 +83,8 @@ class Ours:
     quantity: int
     packs: Mapping[str, int]  # by code
     staff_moved_its_term: bool  # last of all who moved it
+    main_ends: bool = False  # of an add-on: its main one ends with their term
+    scheduled: tuple[datetime | None, int | None, int | None] = (None, None, None)  # when, which price, how many
 
 
 @dataclass(frozen=True)
@@ -213,10 +215,33 @@ def _period(here: Here, ours: Ours, said: Wanted, item: Item, now: datetime) -> 
 
 
 def _plan(here: Here, ours: Ours, said: Wanted, item: Item, now: datetime) -> Sides:
-    sold = here.prices[item.price_id]
-    if not _both_live(ours, said) or sold.price_id == ours.price_id:
+    """What is bought, and what is scheduled to be."""
+    if not _both_live(ours, said):
         return None
-    return {"price": ours.price}, {"price": sold.price}
+    mine: Side = {}
+    theirs: Side = {}
+    sold = here.prices[item.price_id]
+    if sold.price_id != ours.price_id:
+        mine["price"], theirs["price"] = ours.price, sold.price
+    coming = _scheduled(here, said)
+    if said.schedule_was_read and coming != ours.scheduled:
+        mine["scheduled"], theirs["scheduled"] = _change(ours.scheduled), _change(coming)
+    return (mine, theirs) if mine else None
+
+
+Scheduled = tuple[datetime | None, int | None, int | None]
+
+
+def _scheduled(here: Here, said: Wanted) -> Scheduled:
+    if said.coming is None:
+        return None, None, None
+    selling = [(here.prices[price].price_id, n) for price, n in said.coming.items if price in here.prices]
+    return said.coming.at, *(selling[0] if len(selling) == 1 else (None, None))
+
+
+def _change(scheduled: Scheduled) -> str:
+    at, price_id, quantity = scheduled
+    return f"{at.isoformat()}: {quantity} of price {price_id}" if at else "nothing"
 
 
 def _quantity(here: Here, ours: Ours, said: Wanted, item: Item, now: datetime) -> Sides:
@@ -237,10 +262,16 @@ def _cancellation(here: Here, ours: Ours, said: Wanted, item: Item, now: datetim
     if not ours.auto_renews:
         mine["billed by Stripe"], theirs["billed by Stripe"] = "no", "yes"
     serve = {Status.TRIAL, Status.ACTIVE}
-    is_last = said.is_last(item)
+    is_last = said.is_last(item) and not _only_with_its_main(ours, said)
     if ours.status in serve and said.status in serve and ours.term_end > now and is_last != ours.cancel_at_term_end:
         mine["ends with its term"], theirs["ends with its term"] = _yes(ours.cancel_at_term_end), _yes(is_last)
     return (mine, theirs) if mine else None
+
+
+def _only_with_its_main(ours: Ours, said: Wanted) -> bool:
+    """Whether Stripe ends an add-on only because its main one ends, as we have told it."""
+    ends = ours.main_ends and said.cancel_at is not None and not said.cancels_at_period_end
+    return ends and said.cancel_at is not None and abs(said.cancel_at - ours.term_end) < ASIDE
 
 
 def _customer(here: Here, ours: Ours, said: Wanted, item: Item, now: datetime) -> Sides:

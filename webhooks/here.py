@@ -24,7 +24,8 @@ def known_here(said: Said) -> dict[str, Here]:
     states = [state for state in said.values() if isinstance(state, Wanted)]
     links = {link.pk: link for link in _links(said)}
     customers = _customers({state.customer_id for state in states})
-    prices, packs = _sold({item.price_id for state in states for item in state.items})
+    coming = {price for state in states if state.coming for price, _ in state.coming.items}
+    prices, packs = _sold({item.price_id for state in states for item in state.items} | coming)
     waiting = StripeEvent.objects.filter(state=StripeEvent.State.PENDING, stripe_subscription_id__in=[*said])
     awaits = set(waiting.values_list("stripe_subscription_id", flat=True))
     subscriptions = [link.subscription for link in links.values() if link.subscription]
@@ -56,7 +57,7 @@ def _links(said: Iterable[str]) -> "Iterable[StripeLink]":
     moved = AuditEntry.objects.filter(subscription=OuterRef("subscription_id"), changes__has_key="term_end")
     return (
         StripeLink.objects.filter(pk__in=[*said])
-        .select_related("subscription__tenant", "subscription__price__plan")
+        .select_related("subscription__tenant", "subscription__price__plan", "subscription__parent")
         .annotate(
             packs_held=ArraySubquery(packs.values(row=JSONObject(code=F("pack__code"), quantity="quantity"))),
             untold=ArraySubquery(untold.values("aspect")),
@@ -79,6 +80,8 @@ def _ours(link: StripeLink, s: Subscription) -> Ours:
         price=str(s.price or "no price"),
         quantity=s.quantity,
         packs={row["code"]: row["quantity"] for row in link.packs_held or ()},  # type: ignore[attr-defined]
+        main_ends=s.parent is not None and (s.parent.cancel_at_term_end or not s.parent.auto_renews),
+        scheduled=(link.scheduled_at, link.scheduled_price_id, link.scheduled_quantity),
         staff_moved_its_term=Actor(link.term_by or "").must_say_why,  # type: ignore[attr-defined]
     )
 

@@ -80,6 +80,14 @@ class StripeLink(models.Model):
     compared_at = models.DateTimeField(
         null=True, blank=True, help_text="When a reconciliation last saw it at Stripe, and compared."
     )
+    # A change that is to come, as Stripe says: what it will be made of, and when.
+    schedule_id = models.CharField(max_length=255, blank=True, db_default="", help_text="Empty: nothing is scheduled.")
+    scheduled_at = models.DateTimeField(null=True, blank=True)
+    scheduled_price = models.ForeignKey(
+        PlanPrice, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", db_index=False,
+        help_text="Empty: something that we do not know is scheduled.",
+    )  # fmt: skip
+    scheduled_quantity = models.PositiveIntegerField(null=True, blank=True)
 
     class Meta:
         db_table = "stripe_links"
@@ -199,6 +207,9 @@ class Telling(models.Model):
     version = models.PositiveIntegerField(
         default=0, help_text="The version of our subscription that has it; Stripe is told of each once."
     )
+    of_main = models.BooleanField(
+        default=False, db_default=False, help_text="It is the version of its main subscription, whose end it follows."
+    )
     actor = models.CharField(max_length=64, help_text="Who changed it here.")
     reason = models.TextField(blank=True)
     state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
@@ -223,7 +234,7 @@ class Telling(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(
                 name="stripe_is_told_of_a_version_once",
-                fields=["link", "aspect", "version"],
+                fields=["link", "aspect", "version", "of_main"],
                 condition=Q(link__isnull=False),
             ),
             models.UniqueConstraint(

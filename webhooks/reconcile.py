@@ -21,6 +21,7 @@ from webhooks.models import Drift, Reconciliation, StripeLink
 from webhooks.stripe_api import StripeRefused, StripeUnavailable
 
 LEASE = timedelta(minutes=5)  # a page of a hundred that all differ, at the slowest sensible pace
+EXPANDED = ["data.latest_invoice", "data.schedule"]
 ONE_BY_ONE = 25  # links asked about between two looks at the clock
 MOST_AGAIN = 500  # that were refused, asked about once more at the end
 ASKED_AGAIN = timedelta(minutes=5)  # about a term that settles
@@ -160,7 +161,7 @@ _PHASES: dict[Reconciliation.Phase, Callable[[Reconciliation, By], Page]] = {
 
 def _listed(by: By, after: str, **only: str) -> tuple[Said, bool]:
     rows, more = by.ask(
-        stripe_api.list_page, "/v1/subscriptions", after=after, status="all", expand=["data.latest_invoice"], **only
+        stripe_api.list_page, "/v1/subscriptions", after=after, status="all", expand=EXPANDED, **only
     )  # fmt: skip
     return {row["id"]: read_state(row) for row in rows}, more
 

@@ -19,7 +19,6 @@ from webhooks.comparing import DISMISSED, GONE_MEANWHILE, By, ask_and_apply, loo
 from webhooks.differences import RULES, Difference
 from webhooks.here import known_here
 from webhooks.models import Drift, StripeLink, Telling
-from webhooks.stripe_api import StripeRefused
 
 Kind = Drift.Kind
 
@@ -106,19 +105,14 @@ def _tell_the_end(drift: Drift, difference: Difference, by: By) -> _Done:
     due = {"state": Telling.State.PENDING, "attempts": 0, "next_attempt_at": now, "done_at": None}
     said = {"tenant_id": subscription.tenant_id, "actor": by.actor, "reason": by.reason}
     Telling.objects.update_or_create(
-        link_id=drift.object_id, aspect=Telling.Aspect.END, version=subscription.version,
+        link_id=drift.object_id, aspect=Telling.Aspect.END, version=subscription.version, of_main=False,
         defaults=due | said, create_defaults=due | said | {"created_at": now},
     )  # fmt: skip
     return _Done("Stripe is told that it is over", is_delivered_later=True)
 
 
 def _cancel_there(drift: Drift, difference: Difference, by: By) -> _Done:
-    key = stripe_api.key_for("cancel-duplicate", drift.object_id)
-    try:
-        by.ask(stripe_api.cancel_subscription, drift.object_id, idempotency_key=key)
-    except StripeRefused as error:
-        if error.code != "resource_missing":  # it is over there already
-            raise
+    by.ask(stripe_api.end_subscription, drift.object_id)
     outcome, why, _ = ask_and_apply(drift.object_id, by)
     return _Done(f"cancelled at Stripe; {outcome}", why)
 

@@ -4,6 +4,7 @@ Answers are plain dicts. The client does not retry: what is asked again, and whe
 """
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -37,8 +38,11 @@ class StripeRefused(StripeError):
 
 
 def fetch_subscription(subscription_id: str) -> dict[str, Any]:
-    """The subscription as it is now, with its latest invoice. Raises StripeUnavailable, StripeRefused."""
-    found = _call("get", f"/v1/subscriptions/{subscription_id}", expand=["latest_invoice"])
+    """The subscription as it is now, with its latest invoice and its schedule.
+
+    Raises StripeUnavailable, StripeRefused.
+    """
+    found = _call("get", f"/v1/subscriptions/{subscription_id}", expand=["latest_invoice", "schedule"])
     if found.get("object") != "subscription" or found.get("id") != subscription_id:
         raise StripeUnavailable("unreadable_answer", "Stripe's answer is not the subscription that was asked for.")
     return found
@@ -132,9 +136,70 @@ def fetch_dispute(dispute_id: str) -> dict[str, Any]:
     return _call("get", f"/v1/disputes/{dispute_id}")
 
 
-def cancel_subscription(subscription_id: str, *, idempotency_key: str) -> dict[str, Any]:
-    """End it at Stripe, at once; nothing is charged or given back for it. Raises StripeUnavailable, StripeRefused."""
-    return _call(
-        "delete", f"/v1/subscriptions/{subscription_id}", idempotency_key=idempotency_key, invoice_now=False,
-        prorate=False,
-    )  # fmt: skip
+def update_subscription(subscription_id: str, *, idempotency_key: str, **params: Any) -> dict[str, Any]:
+    """Change the subscription; as it is then. Raises StripeUnavailable, StripeRefused."""
+    return _call("post", f"/v1/subscriptions/{subscription_id}", idempotency_key=idempotency_key, **params)
+
+
+def end_subscription(subscription_id: str) -> bool:
+    """Cancel it at once: nothing is given back and nothing is billed any more. False if there was nothing to end: it is
+    over, or there is none. Raises StripeUnavailable, StripeRefused.
+    """
+    try:
+        _call("delete", f"/v1/subscriptions/{subscription_id}")
+    except StripeRefused as error:
+        if error.code != "resource_missing":
+            raise
+        return False
+    return True
+
+
+def subscriptions_of(customer_id: str) -> Iterator[dict[str, Any]]:
+    """All that the customer has or had, incomplete ones too, page by page. Raises StripeUnavailable, StripeRefused."""
+    after: dict[str, str] = {}
+    while True:
+        page = _call("get", "/v1/subscriptions", customer=customer_id, status="all", limit=100, **after)
+        if not isinstance(page.get("data"), list):
+            raise StripeUnavailable("unreadable_answer", "Stripe's answer is not a list.")
+        yield from page["data"]
+        if not page.get("has_more") or not page["data"]:
+            return
+        after = {"starting_after": page["data"][-1]["id"]}
+
+
+def expire_checkout_session(session_id: str) -> bool:
+    """Nobody can pay it any more; False if it was not open. Raises StripeUnavailable."""
+    try:
+        _call("post", f"/v1/checkout/sessions/{session_id}/expire")
+    except StripeRefused:
+        return False
+    return True
+
+
+# --- what is changed of a subscription beside that -------------------------------------------------------------------
+# Each raises StripeUnavailable, StripeRefused. A key is for one change: asked again with it, Stripe changes nothing.
+
+
+def resume_subscription(subscription_id: str, *, idempotency_key: str) -> dict[str, Any]:
+    """Of a trial that ended without a payment method: its first period begins."""
+    return _call("post", f"/v1/subscriptions/{subscription_id}/resume", idempotency_key=idempotency_key)
+
+
+def preview_change(subscription_id: str, details: dict[str, Any]) -> dict[str, Any]:
+    """The invoice that these changes would be billed with."""
+    return _call("post", "/v1/invoices/create_preview", subscription=subscription_id, subscription_details=details)
+
+
+def begin_schedule(subscription_id: str, *, idempotency_key: str) -> dict[str, Any]:
+    """A schedule whose one phase is the subscription as it is, to the end of its period."""
+    path = "/v1/subscription_schedules"
+    return _call("post", path, idempotency_key=idempotency_key, from_subscription=subscription_id)
+
+
+def update_schedule(schedule_id: str, *, idempotency_key: str, **params: Any) -> dict[str, Any]:
+    return _call("post", f"/v1/subscription_schedules/{schedule_id}", idempotency_key=idempotency_key, **params)
+
+
+def release_schedule(schedule_id: str, *, idempotency_key: str) -> dict[str, Any]:
+    """Nothing is scheduled any more; the subscription goes on as it is."""
+    return _call("post", f"/v1/subscription_schedules/{schedule_id}/release", idempotency_key=idempotency_key)

@@ -8,7 +8,7 @@ from celery import current_app, shared_task
 from django.conf import settings
 from django.utils import timezone
 
-from webhooks import inbox, poke
+from webhooks import by_device, inbox, outbound, poke, telling
 from webhooks import reconcile as comparison
 from webhooks.comparing import Asker, By
 from webhooks.models import Reconciliation
@@ -75,3 +75,15 @@ def ask_about_settling() -> None:
 
 def _pacer() -> Pacer:
     return Pacer(settings.RECONCILE_READS_PER_SECOND, time.monotonic, time.sleep)
+
+
+@shared_task
+def tell_stripe() -> None:
+    """Make rows of what nobody has told yet, and deliver those that are due. Several may run at once."""
+    by_device.lower(now=timezone.now())
+    telling.catch_up(now=timezone.now())
+    enough = timezone.now() + LONGEST
+    for which, outcome in outbound.deliver(now=timezone.now):
+        log.info("%s: %s", which, outcome)
+        if timezone.now() > enough:  # as above: the next run goes on
+            return

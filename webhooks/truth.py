@@ -21,11 +21,12 @@ from subscriptions.errors import DomainError
 from subscriptions.models import Plan, PlanPrice, Subscription
 from subscriptions.states import LIVE, Type
 from webhooks import newcomers, stripe_api
-from webhooks.converge import Known, UnknownCustomer, converge
+from webhooks.converge import Known, Scheduled, UnknownCustomer, converge, scheduled
 from webhooks.models import Checkout, StripeLink, StripePrice, Telling
 from webhooks.stripe_state import Wanted, wanted
 
 RULES_OF_A_PLAN = ("id", "type", "grace_days", "suspension_days", "terms_in")
+OF_A_MAIN = ("pk", "term_end", "cancel_at_term_end", "auto_renews")
 MOST_READINGS = 5  # of what we know, while others apply news of the same Stripe subscription
 
 TICKET = """
@@ -126,6 +127,8 @@ def _apply_once(
         subscription_id, outcome = converge(known, state, now=now, actor=actor, source_id=source_id, reason=reason)
         if known.checkout_is_open:
             Checkout.objects.filter(pk=state.checkout_id or 0).update(state=Checkout.State.COMPLETE)
+        if (to_come := scheduled(known, state)) != known.scheduled:
+            StripeLink.objects.filter(pk=state.stripe_subscription_id).update(**vars(to_come))
     if not finish(outcome, known.applied_ticket, subscription_id):
         raise Overtaken
     return outcome
@@ -137,7 +140,8 @@ def known_of(state: Wanted) -> Known:
     of_customer = {"tenant__djstripe_customers__id": state.customer_id, "status__in": sorted(LIVE)}
     trial = Subscription.objects.filter(**of_customer, type=Type.TRIAL, stripe_link=None)
     main = Subscription.objects.filter(**of_customer, type=Type.MAIN)
-    sold = StripePrice.objects.filter(pk__in={item.price_id for item in state.items})
+    coming = {price_id for price_id, _ in state.coming.items} if state.coming else set()
+    sold = StripePrice.objects.filter(pk__in={item.price_id for item in state.items} | coming)
     plans, packs = sold.filter(plan_price__isnull=False), sold.filter(slot_pack__isnull=False)
     slots_sold = PlanSlots.objects.filter(plan__prices__stripe_prices__in=plans)
     ours = Q(subscription__stripe_link=OuterRef("pk")) | Q(subscription__parent__stripe_link=OuterRef("pk"))
@@ -155,7 +159,7 @@ def known_of(state: Wanted) -> Known:
         .annotate(
             tenant=Subquery(customer.values("subscriber_id")[:1]),
             trial=Subquery(trial.order_by("pk").values("pk")[:1]),
-            main=Subquery(main.values(row=JSONObject(pk="pk", term_end="term_end"))[:1]),
+            main=Subquery(main.values(row=JSONObject(**{field: field for field in OF_A_MAIN}))[:1]),
             has_slots=Exists(slots_sold) | Exists(slots_held) | Exists(features_sold) | Exists(features_held),
             prices=ArraySubquery(
                 plans.values(row=JSONObject(stripe="pk", price="plan_price_id", plan=JSONObject(**plan)))
@@ -163,6 +167,7 @@ def known_of(state: Wanted) -> Known:
             packs=ArraySubquery(packs.values(row=JSONObject(stripe="pk", pack="slot_pack_id"))),
             packs_held=ArraySubquery(packs_held.values(row=JSONObject(pack="pack_id", quantity="quantity"))),
             untold=ArraySubquery(untold.values("aspect")),
+            has_addons=Exists(StripeLink.objects.filter(subscription__parent__stripe_link=OuterRef("pk"))),
             checkout=Subquery(checkout.values(row=JSONObject(state="state", renews="renews_id"))[:1]),
         )
         .get(pk=state.stripe_subscription_id)
@@ -177,10 +182,13 @@ def known_of(state: Wanted) -> Known:
         tenant_id=link.tenant,
         trial_id=link.trial,
         main=(link.main["pk"], datetime.fromisoformat(link.main["term_end"])) if link.main else None,
+        main_ends=bool(link.main) and (link.main["cancel_at_term_end"] or not link.main["auto_renews"]),
+        has_addons_at_stripe=link.has_addons,
         has_slots=link.has_slots or bool(link.packs),
         prices={row["stripe"]: PlanPrice(pk=row["price"], plan=Plan(**row["plan"])) for row in link.prices or ()},
         packs={row["stripe"]: row["pack"] for row in link.packs or ()},
         packs_held={row["pack"]: row["quantity"] for row in link.packs_held or ()},
         untold=frozenset(link.untold or ()),
+        scheduled=Scheduled(link.schedule_id, link.scheduled_at, link.scheduled_price_id, link.scheduled_quantity),
         checkout_is_open=checkout_row.get("state") == Checkout.State.OPEN,
     )

@@ -14,7 +14,7 @@ Where to read what:
 ``world``          everything together behind one lock; ``store`` keeps it
 ``deliveries``     signed webhooks, retries, and what can go wrong on the way
 ``knobs``          every fault and policy that can be switched on
-``control``        ``/_sandbox/``: the side door for tests; ``page``: the same for people
+``control``        ``/_sandbox/``: the side door for tests; ``pages``: the same for people
 ``client``         what tests and the demo use to start and steer it
 =================  ===========================================================================
 

@@ -332,6 +332,20 @@ PORTAL_CREATE = Group(
                 ),
                 "subscription_cancel": Group({"subscription": TEXT}, required=("subscription",)),
                 "subscription_update": Group({"subscription": TEXT}, required=("subscription",)),
+                "subscription_update_confirm": Group(
+                    {
+                        "subscription": TEXT,
+                        "items": Many(Group({"id": TEXT, "price": TEXT, "quantity": COUNT}, required=("id",))),
+                    },
+                    required=("items", "subscription"),
+                ),
+                "after_completion": Group(
+                    {
+                        "type": Text(("hosted_confirmation", "portal_homepage", "redirect")),
+                        "redirect": Group({"return_url": TEXT}, required=("return_url",)),
+                    },
+                    required=("type",),
+                ),
             },
             required=("type",),
         ),

@@ -23,11 +23,12 @@ DECLINES = {
         "An error occurred while processing your card. Try again in a little bit.",
     ),
 }
+_CHOSEN = {"ok": "pm_card_visa", "declined": "pm_card_chargeCustomerFail", "none": None}
 _FAILING = ("pm_card_chargeCustomerFail", "pm_card_visa_chargeDeclined")  # Stripe's own for tests
 
 
 def card_of(world: World, subscription: Obj) -> str:
-    """ok, declined or none: the customer's metadata say, else a payment method on file, else the knob."""
+    """ok, declined or none: chosen on a page, else said by the customer's metadata, else a method on file, the knob."""
     word = _word(world, subscription)
     return "declined" if word in DECLINES else word
 
@@ -44,7 +45,7 @@ def declined(word: str = "declined") -> StripeError:
 
 def _word(world: World, subscription: Obj) -> str:
     customer = world.need("customer", subscription["customer"])
-    told = customer["metadata"].get("card")
+    told = customer.get("_card") or customer["metadata"].get("card")
     if told in ("ok", "none") or told in DECLINES:
         return str(told)
     on_file = (
@@ -55,3 +56,10 @@ def _word(world: World, subscription: Obj) -> str:
     if on_file in _FAILING:
         return "declined"
     return "ok" if on_file else world.knobs.card
+
+
+def keep_card(world: World, customer: Obj, card: str) -> Obj:
+    """The customer has chosen on a page: ok, declined or none. Metadata and the knob count no more for them."""
+    customer["_card"] = card
+    customer["invoice_settings"]["default_payment_method"] = _CHOSEN[card]
+    return world.put(customer)

@@ -249,12 +249,14 @@ def _line(call: Call, price: Obj, asked: Obj) -> Obj:
 
 
 def _new_customer(world: World, session: Obj, *, now: int) -> str:
-    given = {"email": session["customer_email"] or "someone@sandbox.test", "name": "Someone"}
+    email = session.get("_email") or session["customer_email"] or "someone@sandbox.test"  # _: typed on the page
+    given = {"email": email, "name": session.get("_name") or "Someone"}
     return str(world.put(shapes.customer(given, now=now))["id"])
 
 
 def _flow(given: Obj) -> Obj:
     after = {"hosted_confirmation": None, "redirect": None, "type": "portal_homepage"}
+    after |= given.get("after_completion", {})
     flow: Obj = {"after_completion": after, "type": given["type"]}
     for name in ("subscription_cancel", "subscription_update", "subscription_update_confirm"):
         flow[name] = None
@@ -262,4 +264,8 @@ def _flow(given: Obj) -> Obj:
         flow["subscription_cancel"] = {"retention": None, "subscription": given["subscription_cancel"]["subscription"]}
     if "subscription_update" in given:
         flow["subscription_update"] = {"subscription": given["subscription_update"]["subscription"]}
+    if "subscription_update_confirm" in given:
+        asked = given["subscription_update_confirm"]
+        items = [{"id": None, "price": None, "quantity": None} | item for item in asked["items"]]
+        flow["subscription_update_confirm"] = {"discounts": None, "items": items, "subscription": asked["subscription"]}
     return flow

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
-from . import api, control, deadlines, page
+from . import api, control, deadlines, pages
 from .api import Answer, Request
 from .errors import ControlError, StripeError
 from .forms import parse
@@ -21,6 +21,10 @@ from .world import Config, World
 _BODY_LIMIT = 4_000_000
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _FORM = "application/x-www-form-urlencoded"
+_PAGE_HEADERS = (
+    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"),
+    ("Cache-Control", "no-store"),
+)
 
 
 class SandboxServer(ThreadingHTTPServer):
@@ -85,8 +89,7 @@ class Handler(BaseHTTPRequestHandler):
         elif parts.path.startswith("/_sandbox/"):
             self._control(parts.path.removeprefix("/_sandbox"), parts.query, body)
         else:
-            status, shown = page.answer(self.server.world, parts.path)
-            self._send(status, shown.encode(), content_type="text/html; charset=utf-8")
+            self._show(pages.answer(self.server.world, pages.Asked(self.command, parts.path, parts.query, body)))
 
     def _read_body(self) -> str | None:
         try:
@@ -101,9 +104,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _from_here(self) -> bool:
         """A page elsewhere must not steer the sandbox through somebody's browser."""
-        origin = self.headers.get("Origin")
-        hosts = [urlsplit(f"//{self.headers.get('Host', '')}").hostname, urlsplit(origin).hostname if origin else None]
-        return all(host is None or host in _LOOPBACK for host in hosts)
+        origin, host = self.headers.get("Origin"), urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        return (host is None or host in _LOOPBACK) and (origin is None or urlsplit(origin).hostname in _LOOPBACK)
 
     # the API
 
@@ -157,18 +159,22 @@ class Handler(BaseHTTPRequestHandler):
     # the side door
 
     def _control(self, path: str, query: str, body: str) -> None:
-        is_form = (self.headers.get("Content-Type") or "").startswith(_FORM)
+        is_form, back = (self.headers.get("Content-Type") or "").startswith(_FORM), "/"
         try:
             given = dict(parse_qsl(body)) if is_form else json.loads(body) if body.strip() else {}
             if not isinstance(given, dict):
                 raise ControlError("the body is a JSON object", status=400)
             given |= {name: values[-1] for name, values in parse_qs(query).items()}
-            back = given.pop("back", "/")
+            back = str(given.pop("back", back))
+            back = back if back.startswith("/") else "/"
             answered = control.answer(self.server.world, self.command, path, given)
         except json.JSONDecodeError as error:
             self._send_json(400, {"error": f"the body is not JSON: {error}"})
         except (ControlError, StripeError) as error:
-            self._send_json(error.status, {"error": str(error)})
+            if is_form:
+                self._show(pages.refusal(error.status, str(error), back=back))
+            else:
+                self._send_json(error.status, {"error": str(error)})
         except (TypeError, ValueError) as error:
             self._send_json(400, {"error": f"could not read that: {error}"})
         except Exception:
@@ -176,10 +182,14 @@ class Handler(BaseHTTPRequestHandler):
             self._send_json(500, {"error": "the sandbox itself failed; its traceback is on stderr"})
         else:
             if is_form:  # a person pressed a button
-                shown = answered.get("success_url", "").replace("{CHECKOUT_SESSION_ID}", answered.get("id", ""))
-                self._send(303, b"", headers=(("Location", shown or (back if back.startswith("/") else "/")),))
+                bought = path.endswith("/complete") and answered["success_url"]
+                self._show(pages.go(bought.replace("{CHECKOUT_SESSION_ID}", answered["id"]) if bought else back))
             else:
                 self._send_json(200, answered)
+
+    def _show(self, shown: pages.Shown) -> None:
+        headers = (("Location", shown.location),) if shown.location else _PAGE_HEADERS
+        self._send(shown.status, shown.body.encode(), content_type="text/html; charset=utf-8", headers=headers)
 
     def _send_json(self, status: int, body: Any) -> None:
         self._send(status, json.dumps(body, indent=2, ensure_ascii=False).encode())
