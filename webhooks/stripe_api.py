@@ -136,6 +136,22 @@ def key_for(*parts: object) -> str:
     return salted_hmac("stripe-idempotency", "|".join(map(str, parts)), algorithm="sha256").hexdigest()
 
 
+def list_page(path: str, *, after: str = "", **params: Any) -> tuple[list[dict[str, Any]], bool]:
+    """A page of a hundred objects of a list, the newest first, and whether there are more after it. `after` is the id
+    of the last one of the page before. Raises StripeUnavailable, StripeRefused.
+    """
+    found = _call("get", path, limit=100, **({"starting_after": after} if after else {}), **params)
+    rows = found.get("data")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
+        raise StripeUnavailable("unreadable_answer", f"GET {path}: not a list.")
+    return rows, found.get("has_more") is True and bool(rows)
+
+
+def fetch_dispute(dispute_id: str) -> dict[str, Any]:
+    """The dispute as it is now. Raises StripeUnavailable, StripeRefused."""
+    return _call("get", f"/v1/disputes/{dispute_id}")
+
+
 def update_subscription(subscription_id: str, *, idempotency_key: str, **params: Any) -> dict[str, Any]:
     """Change the subscription; as it is then. Raises StripeUnavailable, StripeRefused."""
     return _call("post", f"/v1/subscriptions/{subscription_id}", idempotency_key=idempotency_key, **params)

@@ -39,7 +39,12 @@ class Overtaken(Exception):
 
 
 def refresh(
-    stripe_subscription_id: str, *, now: Callable[[], datetime], actor: Actor = STRIPE, source_id: str = ""
+    stripe_subscription_id: str,
+    *,
+    now: Callable[[], datetime],
+    actor: Actor = STRIPE,
+    source_id: str = "",
+    reason: str = "",
 ) -> str:
     """Ask Stripe about one subscription and apply the answer; the outcome in words. Safe to repeat. `now` is called
     when Stripe has answered.
@@ -52,7 +57,7 @@ def refresh(
     def finish(outcome: str, applied_ticket: int, subscription_id: int | None) -> bool:
         return mark_applied(stripe_subscription_id, ticket, applied_ticket, subscription_id)
 
-    return apply(state, ticket, finish, now=now(), actor=actor, source_id=source_id)
+    return apply(state, ticket, finish, now=now(), actor=actor, source_id=source_id, reason=reason)
 
 
 def take_ticket(stripe_subscription_id: str) -> int:
@@ -74,7 +79,14 @@ def mark_applied(stripe_subscription_id: str, ticket: int, applied_ticket: int, 
 
 
 def apply(
-    state: Wanted, ticket: int, finish: Finish, *, now: datetime, actor: Actor = STRIPE, source_id: str = ""
+    state: Wanted,
+    ticket: int,
+    finish: Finish,
+    *,
+    now: datetime,
+    actor: Actor = STRIPE,
+    source_id: str = "",
+    reason: str = "",
 ) -> str:
     """Apply what was fetched under this ticket; the outcome in words. What we know is read before anything is locked,
     so whoever was overtaken meanwhile rolls back and reads again. A refusal may come of the same: it counts when it
@@ -84,7 +96,7 @@ def apply(
     """
     for reading in range(MOST_READINGS):
         try:
-            return _apply_once(state, ticket, finish, now, actor, source_id)
+            return _apply_once(state, ticket, finish, now, actor, source_id, reason)
         except UnknownCustomer:
             if not newcomers.are_welcome():
                 raise
@@ -96,13 +108,15 @@ def apply(
 
 
 @transaction.atomic
-def _apply_once(state: Wanted, ticket: int, finish: Finish, now: datetime, actor: Actor, source_id: str) -> str:
+def _apply_once(
+    state: Wanted, ticket: int, finish: Finish, now: datetime, actor: Actor, source_id: str, reason: str
+) -> str:
     """Bring our subscription to what was fetched, and finish, in one commit. Raises Overtaken."""
     known = known_of(state)
     if ticket < known.applied_ticket:
         subscription_id, outcome = known.subscription_id, "older than what was applied"
     else:
-        subscription_id, outcome = converge(known, state, now=now, actor=actor, source_id=source_id)
+        subscription_id, outcome = converge(known, state, now=now, actor=actor, source_id=source_id, reason=reason)
         if known.checkout_is_open:
             Checkout.objects.filter(pk=state.checkout_id or 0).update(state=Checkout.State.COMPLETE)
         if (to_come := scheduled(known, state)) != known.scheduled:
