@@ -90,6 +90,7 @@ STRIPE_API_BASE = read(
     "STRIPE_API_BASE", env.str, "https://api.stripe.com", valid=lambda url: url.startswith(("http://", "https://"))
 ).rstrip("/")
 STRIPE_LIVE_MODE = read("STRIPE_LIVE_MODE", yes_or_no, False)
+STRIPE_AUTOMATIC_TAX = read("STRIPE_AUTOMATIC_TAX", yes_or_no, False)
 
 EMAIL = read("EMAIL_URL", env.email_url, env.email_url_config("smtp://localhost:25"))
 DEFAULT_FROM_EMAIL = read("DEFAULT_FROM_EMAIL", env.str, "Termkeeper <billing@localhost>", valid=lambda a: "@" in a)
@@ -101,6 +102,9 @@ NOTICE_DAYS = read("NOTICE_DAYS", numbers, [30], valid=lambda many: bool(many) a
 LIFECYCLE_INTERVAL_SECONDS = read("LIFECYCLE_INTERVAL_SECONDS", env.float, 60.0, valid=positive)
 INBOX_SWEEP_SECONDS = read("INBOX_SWEEP_SECONDS", env.float, 15.0, valid=positive)
 INBOX_LEASE_SECONDS = read("INBOX_LEASE_SECONDS", env.float, 60.0, valid=positive)
+RECONCILE_INTERVAL_SECONDS = read("RECONCILE_INTERVAL_SECONDS", env.float, 3600.0, valid=positive)
+RECONCILE_READS_PER_SECOND = read("RECONCILE_READS_PER_SECOND", env.float, 20.0, valid=lambda n: 0.1 <= n <= 100)
+RECONCILE_REPAIRS = read("RECONCILE_REPAIRS", yes_or_no, True)
 SNAPSHOT_KEYS = read("SNAPSHOT_KEYS", ed25519_seeds, [])
 SNAPSHOT_SECONDS = read("SNAPSHOT_SECONDS", env.int, 900, valid=positive)
 CHECKOUT_ALLOWED_HOSTS = read("CHECKOUT_ALLOWED_HOSTS", words, [])
@@ -273,6 +277,7 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1",  # what follows it names the group: customer, platform
     "OAS_VERSION": "3.1.1",  # its schemas are JSON Schema: the tests hold real answers to them
     "SERVE_INCLUDE_SCHEMA": False,
+    "ENUM_NAME_OVERRIDES": {"NowOrTermEnd": [("now", "now"), ("term_end", "term_end")]},  # it stands under two names
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }
@@ -318,6 +323,8 @@ UNFOLD = {
                     page("Events", "webhooks_stripeevent", "notifications"),
                     page("Links", "webhooks_stripelink", "link"),
                     page("Prices", "webhooks_stripeprice", "payments"),
+                    page("Drift", "webhooks_drift", "compare_arrows"),
+                    page("Reconciliations", "webhooks_reconciliation", "sync"),
                     page("To tell Stripe", "webhooks_telling", "outbox"),
                 ],
             },

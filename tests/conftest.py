@@ -8,6 +8,10 @@ from django.db import connection, transaction
 from django.test import TransactionTestCase
 
 from tests.stripe_sandbox.client import Sandbox
+from tests.stripe_sandbox_cast import api as api
+from tests.stripe_sandbox_cast import receiver as receiver
+from tests.stripe_sandbox_cast import running as running
+from tests.stripe_sandbox_cast import sandbox as sandbox
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from subscriptions import lifecycle
 from subscriptions.audit import STRIPE
@@ -31,19 +31,33 @@ PASSWORD = "correct horse battery staple"
 
 @contextmanager
 def browser(url: str) -> Iterator[Page]:
-    """A page that starts at `url`. What the browser complains of and what it asks of other servers fails the test."""
+    """A browser of one's own, at `url`."""
+    with chromium() as opened, visitor(opened, url) as page:
+        yield page
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
     assert CHROMIUM, "CI is set, and there is no Chromium"
-    complaints: list[str] = []
     with sync_playwright() as playwright:
         as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=as_root)
-        page = chromium.new_context(base_url=url, viewport={"width": 1280, "height": 900}).new_page()
-        page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("response", lambda answer: complaints.append(answer.url) if answer.status >= 400 else None)
-        page.on("request", lambda asked: complaints.append(asked.url) if elsewhere(asked.url, url) else None)
-        yield page
-        chromium.close()
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=as_root)
+        yield opened
+        opened.close()
+
+
+@contextmanager
+def visitor(opened: Browser, url: str) -> Iterator[Page]:
+    """A page that starts at `url`. What the browser complains of and what it asks of other servers fails the test."""
+    complaints: list[str] = []
+    context = opened.new_context(base_url=url, viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("response", lambda answer: complaints.append(answer.url) if answer.status >= 400 else None)
+    page.on("request", lambda asked: complaints.append(asked.url) if elsewhere(asked.url, url) else None)
+    yield page
+    context.close()
     assert complaints == []
 
 

@@ -35,6 +35,19 @@ class IsTenant(BasePermission):
         return is_one
 
 
+class IsOwner(IsTenant):
+    """Whoever answers for a tenant's money: its billing owners, and its keys."""
+
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        if not super().has_permission(request, view):
+            return False
+        member = None if isinstance(request.auth, ApiKey) else member_of(request)
+        if member is None or member.role == Member.Role.OWNER:
+            return True
+        self.message, self.code = "Only a billing owner can do this.", "billing_owner_only"
+        return False
+
+
 class HasScope(BasePermission):
     """With an API key that has the view's `scope`."""
 

@@ -39,8 +39,8 @@ CUSTOMER_UPDATE = Group(
         "tax_exempt": Text(("", "exempt", "none", "reverse")),
     }
 )
-CUSTOMER_CREATE = Group({**CUSTOMER_UPDATE.fields, "payment_method": TEXT})
-CUSTOMER_LIST = Group(DATED | {"email": TEXT})
+CUSTOMER_CREATE = Group({**CUSTOMER_UPDATE.fields, "payment_method": TEXT, "test_clock": TEXT})
+CUSTOMER_LIST = Group(DATED | {"email": TEXT, "test_clock": TEXT})
 
 # catalogue
 
@@ -197,7 +197,32 @@ SUBSCRIPTION_LIST = Group(
         "customer": TEXT,
         "price": TEXT,
         "status": Text((*STATUSES, "ended", "all")),
+        "test_clock": TEXT,
     }
+)
+
+# schedules
+
+_PHASE = Group(
+    META
+    | {
+        "description": TEXT,
+        "duration": Group(EVERY, required=("interval",)),
+        "end_date": TIME,
+        "items": Many(Group(META | {"price": TEXT, "quantity": COUNT})),
+        "proration_behavior": PRORATION,
+        "start_date": Either((Text(("now",)), TIME)),
+    },
+    required=("items",),
+)
+SCHEDULE_CREATE = Group(EXPAND | META | {"from_subscription": TEXT}, required=("from_subscription",))
+SCHEDULE_UPDATE = Group(
+    EXPAND
+    | META
+    | {"end_behavior": Text(("cancel", "release")), "phases": Many(_PHASE), "proration_behavior": PRORATION}
+)
+SCHEDULE_LIST = Group(
+    DATED | {"customer": TEXT, "scheduled": FLAG} | dict.fromkeys(("canceled_at", "completed_at", "released_at"), RANGE)
 )
 
 # invoices
@@ -211,8 +236,45 @@ INVOICE_LIST = Group(
         "subscription": TEXT,
     }
 )
+_PREVIEWED: dict[str, Shape] = {
+    "billing_cycle_anchor": Text(("now", "unchanged")),
+    "cancel_at": Either((Text(("", "min_period_end", "max_period_end")), TIME)),
+    "cancel_at_period_end": FLAG,
+    "cancel_now": FLAG,
+    "items": Many(Group(META | {"deleted": FLAG, "id": TEXT, "price": TEXT, "quantity": COUNT})),
+    "proration_behavior": PRORATION,
+    "proration_date": TIME,
+    "trial_end": Either((Text(("now",)), TIME)),
+}
+INVOICE_PREVIEW = Group(
+    EXPAND | {"customer": TEXT, "subscription": TEXT, "subscription_details": Group(_PREVIEWED)},
+    required=("subscription",),
+)
 INVOICE_PAY = Group(EXPAND | {"off_session": FLAG, "paid_out_of_band": FLAG, "payment_method": TEXT, "source": TEXT})
-INVOICE_PAYMENT_LIST = Group(DATED | {"invoice": TEXT, "status": Text(("canceled", "open", "paid"))})
+INVOICE_PAYMENT_LIST = Group(
+    DATED
+    | {
+        "invoice": TEXT,
+        "payment": Group({"payment_intent": TEXT, "type": Text(("payment_intent",))}, required=("type",)),
+        "status": Text(("canceled", "open", "paid")),
+    }
+)
+
+# money taken and given back
+
+CHARGE_LIST = Group(DATED | {"customer": TEXT, "payment_intent": TEXT})
+REFUND_CREATE = Group(
+    EXPAND
+    | META
+    | {
+        "amount": Whole(least=1),
+        "charge": TEXT,
+        "payment_intent": TEXT,
+        "reason": Text(("duplicate", "fraudulent", "requested_by_customer")),
+    }
+)
+REFUND_LIST = DISPUTE_LIST = Group(DATED | {"charge": TEXT, "payment_intent": TEXT})
+LABELLED = Group(EXPAND | META)
 
 # checkout and portal
 
@@ -270,12 +332,31 @@ PORTAL_CREATE = Group(
                 ),
                 "subscription_cancel": Group({"subscription": TEXT}, required=("subscription",)),
                 "subscription_update": Group({"subscription": TEXT}, required=("subscription",)),
+                "subscription_update_confirm": Group(
+                    {
+                        "subscription": TEXT,
+                        "items": Many(Group({"id": TEXT, "price": TEXT, "quantity": COUNT}, required=("id",))),
+                    },
+                    required=("items", "subscription"),
+                ),
+                "after_completion": Group(
+                    {
+                        "type": Text(("hosted_confirmation", "portal_homepage", "redirect")),
+                        "redirect": Group({"return_url": TEXT}, required=("return_url",)),
+                    },
+                    required=("type",),
+                ),
             },
             required=("type",),
         ),
     },
     required=("customer",),
 )
+
+# test clocks
+
+CLOCK_CREATE = Group(EXPAND | {"frozen_time": TIME, "name": TEXT}, required=("frozen_time",))
+CLOCK_ADVANCE = Group(EXPAND | {"frozen_time": TIME}, required=("frozen_time",))
 
 # webhook endpoints and events
 
@@ -288,7 +369,7 @@ ENDPOINT_CREATE = Group(
 ENDPOINT_UPDATE = Group(
     EXPAND | META | {"description": TEXT, "disabled": FLAG, "enabled_events": Many(TEXT), "url": TEXT}
 )
-EVENT_LIST = Group(DATED | {"type": TEXT, "types": Many(TEXT)})
+EVENT_LIST = Group(DATED | {"delivery_success": FLAG, "type": TEXT, "types": Many(TEXT)})
 
 # what answers without parameters of its own
 PLAIN = Group(EXPAND)

@@ -11,8 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from . import catalogue_routes, checkout_routes, event_routes, invoice_routes, subscription_routes
-from .calls import ROUTES, Call, Route
+from . import (
+    catalogue_routes,
+    checkout_routes,
+    clock_routes,
+    event_routes,
+    invoice_routes,
+    payment_routes,
+    preview_routes,
+    schedule_routes,
+    subscription_routes,
+)
+from .calls import ROUTES as ROUTES
+from .calls import Call, Route
 from .errors import StripeError
 from .forms import parse
 from .ids import API_VERSION, new_id
@@ -20,7 +31,17 @@ from .params import read
 from .store import Obj
 from .world import World
 
-FAMILIES = (catalogue_routes, checkout_routes, event_routes, invoice_routes, subscription_routes)
+FAMILIES = (
+    catalogue_routes,
+    checkout_routes,
+    clock_routes,
+    event_routes,
+    invoice_routes,
+    payment_routes,
+    preview_routes,
+    schedule_routes,
+    subscription_routes,
+)
 _VERSION = re.compile(r"^\d{4}-\d{2}-\d{2}(\.[a-z]+)?$")
 _KEY_LIVES_SECONDS = 86_400
 

@@ -3,45 +3,18 @@
 Each verb emits what Stripe would, in the order Stripe would, and only the types this project listens to.
 """
 
-from typing import Protocol
-
+from .cards import card_of as card_of
 from .errors import ControlError
 from .invoices import Charge, bounce, collect, draw_up, subscription_of, unpaid_of
-from .periods import DAY, add_interval, next_end
-from .shapes import subscription_item
+from .items import add_item, full_price, interval_of
+from .items import items_of as items_of
+from .items import period_end as period_end
+from .periods import add_interval, next_end
 from .store import Obj
 from .world import World
 
 UPDATED = "customer.subscription.updated"
 OVER = frozenset({"canceled", "incomplete_expired"})
-
-
-class Deadline(Protocol):
-    def __call__(self, world: World, subscription: Obj, *, now: int) -> None: ...
-
-
-def card_of(world: World, subscription: Obj) -> str:
-    """ok, declined or none: the customer's metadata say, else a payment method on file, else the knob."""
-    customer = world.need("customer", subscription["customer"])
-    told = customer["metadata"].get("card")
-    if told in ("ok", "declined", "none"):
-        return str(told)
-    on_file = customer["invoice_settings"]["default_payment_method"] or customer["default_source"]
-    return "ok" if on_file or subscription["default_payment_method"] else world.knobs.card
-
-
-def items_of(subscription: Obj) -> list[Obj]:
-    found: list[Obj] = subscription["items"]["data"]
-    return found
-
-
-def period_end(subscription: Obj) -> int:
-    """When the first of its items is due."""
-    return min((item["current_period_end"] for item in items_of(subscription)), default=0)
-
-
-def full_price(item: Obj) -> int:
-    return int(item["price"]["unit_amount"]) * int(item["quantity"])
 
 
 # birth
@@ -76,15 +49,6 @@ def begin(world: World, subscription: Obj, orders: list[tuple[Obj, Obj]], given:
         if not trial_end:
             subscription["status"] = "active"
     return world.put(subscription)
-
-
-def add_item(sub: Obj, price: Obj, asked: Obj, *, anchor: int, until: int | None = None, now: int) -> Obj:
-    """A further item whose period runs from now to the next boundary of the subscription's own rhythm."""
-    recurring = price["recurring"]
-    end = until or next_end(anchor, now, recurring["interval"], recurring["interval_count"])
-    item = subscription_item(price, asked, subscription_id=sub["id"], start=now, end=end, now=now)
-    items_of(sub).append(item)
-    return item
 
 
 def announce_birth(world: World, subscription: Obj, *, paid: bool, now: int) -> None:
@@ -156,7 +120,11 @@ def _refuse(world: World, invoice: Obj, *, now: int, action_required: bool) -> N
 
 def _cycle(world: World, subscription: Obj, *, paid: bool, now: int, action_required: bool = False) -> Obj:
     """Begin the next period and settle its invoice one way or the other; the caller announces a payment."""
-    invoice = _next_period(world, subscription, now=now)
+    charges, period = next_charges(subscription)
+    invoice = draw_up(world, subscription, charges, reason="subscription_cycle", period=period, now=now)
+    if invoice["status"] != "open":  # collection is paused
+        subscription["status"] = "active" if subscription["status"] == "trialing" else subscription["status"]
+        return invoice
     if paid or invoice["amount_due"] == 0:
         subscription["status"] = "active"
         subscription.pop("_past_due_since", None)
@@ -176,19 +144,52 @@ def _restart_cycle(subscription: Obj, *, now: int) -> None:
         item["current_period_end"] = now
 
 
-def _next_period(world: World, subscription: Obj, *, now: int) -> Obj:
-    """Move the items that are due on by one interval and draw up the invoice for it."""
+def next_charges(subscription: Obj) -> tuple[list[Charge], tuple[int, int]]:
+    """Move the items that are due on by one interval; what the invoice for it asks for, and the period it closes.
+
+    What was waiting for the next invoice is on it, and waits no more.
+    """
     due, anchor = period_end(subscription), subscription["billing_cycle_anchor"]
     began = min(item["current_period_start"] for item in items_of(subscription))
-    charges = []
+    charges = take_pending(subscription)
     for item in items_of(subscription):
         if item["current_period_end"] != due:
             continue
-        recurring = item["price"]["recurring"]
-        end = next_end(anchor, due, recurring["interval"], recurring["interval_count"])
+        end = next_end(anchor, due, *interval_of(item["price"]))
         item |= {"current_period_start": due, "current_period_end": end}
         charges.append(Charge(item, due, end, full_price(item)))
-    return draw_up(world, subscription, charges, reason="subscription_cycle", period=(began, due), now=now)
+    return charges, (began, due)
+
+
+def take_pending(subscription: Obj) -> list[Charge]:
+    return [Charge(**kept) for kept in subscription.pop("_pending", [])]
+
+
+def leave_pending(subscription: Obj, charges: list[Charge]) -> None:
+    """They wait for the next invoice."""
+    if charges:
+        subscription["_pending"] = subscription.get("_pending", []) + [charge.plain() for charge in charges]
+
+
+def collect_change(world: World, subscription: Obj, invoice: Obj, *, attempt: bool, now: int) -> None:
+    """Ask for what a change of the subscription costs. Unpaid, the change stays and the subscription is past due."""
+    if invoice["status"] != "open":
+        return
+    card = card_of(world, subscription)
+    if invoice["amount_due"] == 0 or (attempt and card == "ok" and _automatic(subscription)):
+        settle_invoice(world, invoice, now=now)
+        return
+    if not _automatic(subscription):
+        return
+    if attempt:
+        _refuse(world, invoice, now=now, action_required=False)
+    if subscription["status"] == "active":
+        with world.updating(subscription, UPDATED, now=now):
+            subscription |= {"status": "past_due", "_past_due_since": now}
+
+
+def _automatic(subscription: Obj) -> bool:
+    return bool(subscription["collection_method"] == "charge_automatically")
 
 
 # the end
@@ -205,6 +206,10 @@ def cancel(world: World, subscription: Obj, *, now: int, reason: str = "cancella
     subscription |= {"status": status, "ended_at": now, "canceled_at": subscription["canceled_at"] or now}
     subscription["cancellation_details"]["reason"] = subscription["cancellation_details"]["reason"] or reason
     world.put(subscription)
+    schedule = world.store.get("subscription_schedule", subscription["schedule"] or "")
+    if schedule and schedule["status"] == "active":
+        schedule |= {"status": "canceled", "canceled_at": now, "current_phase": None}
+        world.emit("subscription_schedule.canceled", world.put(schedule), now=now)
     for invoice in unpaid_of(world, subscription["id"]):
         invoice |= {"auto_advance": False, "next_payment_attempt": None}
         if status == "incomplete_expired":
@@ -270,89 +275,3 @@ def give_up(world: World, subscription: Obj, *, now: int) -> None:
         miss(world, subscription, now=now)
     with world.updating(subscription, UPDATED, now=now):
         subscription["status"] = "unpaid"
-
-
-# the clock
-
-
-def tick(world: World, *, now: int) -> int:
-    """Do what has fallen due, each at its own instant; how many deadlines passed. Safe to repeat."""
-    passed = 0
-    with world.changing():
-        for session in world.store.all("checkout.session").values():
-            if session["status"] == "open" and session["expires_at"] <= now:
-                world.put(session | {"status": "expired", "url": None})
-                passed += 1
-        for subscription in list(world.store.all("subscription").values()):
-            for _ in range(200):  # a clock set years ahead is caught up deadline by deadline
-                due = [(when, rank) for rank, (when, _) in enumerate(deadlines(world, subscription)) if when <= now]
-                if not due:
-                    break
-                when, rank = min(due)
-                deadlines(world, subscription)[rank][1](world, subscription, now=max(when, subscription["created"]))
-                passed += 1
-    return passed
-
-
-def deadlines(world: World, subscription: Obj) -> list[tuple[int, Deadline]]:
-    """What time alone will do to it. At the same instant the first one listed wins."""
-    found: list[tuple[int, Deadline]] = []
-    status = subscription["status"]
-    if subscription["cancel_at"] and status not in OVER:
-        found.append((subscription["cancel_at"], cancel))
-    match status:
-        case "incomplete":
-            found.append((subscription["created"] + 23 * 3600, _expire))
-        case "trialing":
-            if not subscription.get("_trial_end_told"):
-                found.append((subscription["trial_end"] - 3 * DAY, _tell_trial_end))
-            found.append((subscription["trial_end"], _trial_over))
-        case "active" | "past_due" if items_of(subscription):
-            found.append((period_end(subscription), _renewal))
-    since = subscription.get("_past_due_since")
-    if status == "past_due" and since is not None:
-        found.append((since + world.knobs.dunning_seconds, _end_dunning))
-        attempts = [invoice["next_payment_attempt"] for invoice in unpaid_of(world, subscription["id"])]
-        found += [(attempt, _try_again) for attempt in attempts if attempt]
-    return found
-
-
-def _expire(world: World, subscription: Obj, *, now: int) -> None:
-    cancel(world, subscription, now=now, reason="payment_failed")
-
-
-def _tell_trial_end(world: World, subscription: Obj, *, now: int) -> None:
-    subscription["_trial_end_told"] = True
-    world.emit("customer.subscription.trial_will_end", world.put(subscription), now=now)
-
-
-def _trial_over(world: World, subscription: Obj, *, now: int) -> None:
-    card = card_of(world, subscription)
-    behaviour = subscription["trial_settings"]["end_behavior"]["missing_payment_method"]
-    if card == "none" and behaviour == "cancel":
-        cancel(world, subscription, now=now)
-    elif card == "none" and behaviour == "pause":
-        pause(world, subscription, now=now)
-    else:
-        end_trial(world, subscription, paid=card == "ok", now=now)
-
-
-def _renewal(world: World, subscription: Obj, *, now: int) -> None:
-    renew(world, subscription, paid=card_of(world, subscription) == "ok", now=now)
-
-
-def _try_again(world: World, subscription: Obj, *, now: int) -> None:
-    if card_of(world, subscription) == "ok":
-        settle(world, subscription, now=now)
-    else:
-        fail(world, subscription, now=now)
-
-
-def _end_dunning(world: World, subscription: Obj, *, now: int) -> None:
-    subscription.pop("_past_due_since")
-    match world.knobs.after_dunning:
-        case "unpaid":
-            give_up(world, subscription, now=now)
-        case "cancel":
-            cancel(world, subscription, now=now, reason="payment_failed")
-    world.put(subscription)

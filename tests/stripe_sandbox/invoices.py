@@ -1,24 +1,40 @@
-"""Paper: an invoice, its lines, its payment, and the three things that happen to it (drawn, failed, paid)."""
-
-from dataclasses import dataclass
-from typing import Any
+"""Invoices: drawn up, paid, or not; the payment that each asks for, and the customer's balance that it uses."""
 
 from .ids import new_id
+from .paper import Charge as Charge
+from .paper import blank_invoice, charge_for, line_for
 from .periods import DAY
 from .shapes import list_of
 from .store import Obj
 from .world import World
 
 
-@dataclass(frozen=True)
-class Charge:
-    """What one line asks for: an item, for an interval, for an amount in minor units."""
+def written(
+    world: World, subscription: Obj, charges: list[Charge], *, reason: str, period: tuple[int, int], now: int
+) -> Obj:
+    """An invoice on paper: nothing is kept, and nobody owes anything yet.
 
-    item: Obj
-    start: int
-    end: int
-    amount: int
-    proration: bool = False
+    The customer's balance is applied: below zero it is theirs, and what they do not use up of it stays.
+    """
+    customer = world.need("customer", subscription["customer"])
+    invoice_id = new_id("invoice")
+    total = sum(charge.amount for charge in charges)
+    due = total + customer["balance"]
+    lines = [line_for(charge, subscription, invoice_id) for charge in charges]
+    return blank_invoice(invoice_id, customer, subscription, now) | {
+        "amount_due": max(0, due),
+        "amount_remaining": max(0, due),
+        "billing_reason": reason,
+        "ending_balance": min(0, due),
+        "lines": list_of(lines, f"/v1/invoices/{invoice_id}/lines"),
+        "period_start": period[0],
+        "period_end": period[1],
+        "starting_balance": customer["balance"],
+        "subtotal": total,
+        "subtotal_excluding_tax": total,
+        "total": total,
+        "total_excluding_tax": total,
+    }
 
 
 def draw_up(
@@ -26,39 +42,50 @@ def draw_up(
 ) -> Obj:
     """A finalised, open invoice for the subscription, which names it as its latest.
 
-    Stripe leaves renewals in draft for an hour first; here finalising follows at once.
+    Stripe leaves renewals in draft for an hour first; here finalising follows at once. While collection is paused
+    the invoice is void, uncollectible or a draft instead, and touches no balance.
     """
     customer = world.need("customer", subscription["customer"])
-    invoice_id = new_id("invoice")
-    lines = [_line(charge, subscription, invoice_id) for charge in charges]
-    total = sum(charge.amount for charge in charges)
-    number = f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04d}"
-    customer["next_invoice_sequence"] += 1
-    customer["currency"] = customer["currency"] or subscription["currency"]
-    world.put(customer)
+    invoice = written(world, subscription, charges, reason=reason, period=period, now=now)
     automatic = subscription["collection_method"] == "charge_automatically"
-    invoice = _blank(invoice_id, customer, subscription, now) | {
-        "amount_due": total,
-        "amount_remaining": total,
+    invoice |= {
         "auto_advance": automatic,
-        "billing_reason": reason,
         "due_date": None if automatic else now + (subscription["days_until_due"] or 30) * DAY,
-        "effective_at": now,
-        "hosted_invoice_url": f"{world.base_url}/invoice/{invoice_id}",
-        "lines": list_of(lines, f"/v1/invoices/{invoice_id}/lines"),
-        "number": number,
-        "period_start": period[0],
-        "period_end": period[1],
-        "subtotal": total,
-        "subtotal_excluding_tax": total,
-        "total": total,
-        "total_excluding_tax": total,
     }
-    if total > 0:
-        _open_payment(world, invoice, now=now)
-    subscription["latest_invoice"] = invoice_id
-    subscription.setdefault("_invoices", []).append(invoice_id)
+    customer["currency"] = customer["currency"] or subscription["currency"]
+    pause = subscription["pause_collection"]
+    if pause:
+        invoice |= {"amount_due": max(0, invoice["total"]), "amount_remaining": max(0, invoice["total"])}
+        invoice |= {"auto_advance": False, "ending_balance": None, "starting_balance": 0}
+    if pause and pause["behavior"] == "keep_as_draft":
+        invoice |= {"status": "draft", "effective_at": None, "due_date": None}
+        invoice["status_transitions"]["finalized_at"] = None
+    else:
+        invoice |= {
+            "hosted_invoice_url": f"{world.base_url}/invoice/{invoice['id']}",
+            "number": f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04d}",
+        }
+        customer["next_invoice_sequence"] += 1
+    if pause:
+        _set_aside(invoice, pause["behavior"], now=now)
+    else:
+        customer["balance"] = invoice["ending_balance"]
+        if invoice["amount_due"] > 0:
+            _open_payment(world, invoice, now=now)
+    world.put(customer)
+    subscription["latest_invoice"] = invoice["id"]
+    subscription.setdefault("_invoices", []).append(invoice["id"])
     return world.put(invoice)
+
+
+def _set_aside(invoice: Obj, behavior: str, *, now: int) -> None:
+    match behavior:
+        case "void":
+            invoice["status"] = "void"
+            invoice["status_transitions"]["voided_at"] = now
+        case "mark_uncollectible":
+            invoice["status"] = "uncollectible"
+            invoice["status_transitions"]["marked_uncollectible_at"] = now
 
 
 def collect(world: World, invoice: Obj, *, now: int, out_of_band: bool = False) -> Obj:
@@ -83,7 +110,9 @@ def collect(world: World, invoice: Obj, *, now: int, out_of_band: bool = False) 
             payment |= {"status": "paid", "amount_paid": due}
             payment["status_transitions"]["paid_at"] = now
             intent = world.need("payment_intent", payment["payment"]["payment_intent"])
-            world.put(intent | {"status": "succeeded", "amount_received": due, "last_payment_error": None})
+            intent |= {"status": "succeeded", "amount_received": due, "last_payment_error": None}
+            intent["latest_charge"] = world.put(charge_for(intent, invoice, now=now))["id"]
+            world.put(intent)
         world.put(payment)
     return world.put(invoice)
 
@@ -109,56 +138,16 @@ def payments_of(world: World, invoice_id: str) -> list[Obj]:
 
 
 def unpaid_of(world: World, subscription_id: str) -> list[Obj]:
-    """Open invoices of a subscription, oldest first."""
+    """Open invoices of a subscription, oldest first. Drafts are those of a paused collection: nobody asks for them."""
     own = world.need("subscription", subscription_id).get("_invoices", [])
     invoices = [world.need("invoice", invoice_id) for invoice_id in own]
-    return [invoice for invoice in invoices if invoice["status"] in ("draft", "open")]
+    return [invoice for invoice in invoices if invoice["status"] == "open"]
 
 
 def subscription_of(invoice: Obj) -> str | None:
     details = (invoice["parent"] or {}).get("subscription_details") or {}
     found: str | None = details.get("subscription")
     return found
-
-
-def _line(charge: Charge, subscription: Obj, invoice_id: str) -> Obj:
-    item, price = charge.item, charge.item["price"]
-    name = price["nickname"] or price["lookup_key"] or price["id"]
-    unit, each = price["unit_amount"], f"{price['unit_amount'] / 100:.2f} {price['currency'].upper()}"
-    return {
-        "id": new_id("line_item"),
-        "object": "line_item",
-        "amount": charge.amount,
-        "currency": price["currency"],
-        "description": f"{item['quantity']} x {name} (at {each} / {price['recurring']['interval']})",
-        "discount_amounts": [],
-        "discountable": True,
-        "discounts": [],
-        "invoice": invoice_id,
-        "livemode": False,
-        "metadata": {},
-        "parent": {
-            "invoice_item_details": None,
-            "subscription_item_details": {
-                "invoice_item": None,
-                "proration": charge.proration,
-                "proration_details": {"credited_items": None},
-                "subscription": subscription["id"],
-                "subscription_item": item["id"],
-            },
-            "type": "subscription_item_details",
-        },
-        "period": {"end": charge.end, "start": charge.start},
-        "pretax_credit_amounts": [],
-        "pricing": {
-            "price_details": {"price": price["id"], "product": price["product"]},
-            "type": "price_details",
-            "unit_amount_decimal": str(unit),
-        },
-        "quantity": item["quantity"],
-        "subtotal": charge.amount,
-        "taxes": [],
-    }
 
 
 def _open_payment(world: World, invoice: Obj, *, now: int) -> None:
@@ -206,98 +195,3 @@ def _open_payment(world: World, invoice: Obj, *, now: int) -> None:
         }
     )
     invoice["_payments"] = [payment["id"]]
-
-
-def _blank(invoice_id: str, customer: Obj, subscription: Obj, now: int) -> dict[str, Any]:
-    return {
-        "id": invoice_id,
-        "object": "invoice",
-        "account_country": "DE",
-        "account_name": "Stripe sandbox",
-        "account_tax_ids": None,
-        "amount_due": 0,
-        "amount_overpaid": 0,
-        "amount_paid": 0,
-        "amount_paid_off_stripe": 0,
-        "amount_remaining": 0,
-        "amount_shipping": 0,
-        "application": None,
-        "attempt_count": 0,
-        "attempted": False,
-        "auto_advance": True,
-        "automatic_tax": {
-            "disabled_reason": None,
-            "enabled": False,
-            "liability": None,
-            "provider": None,
-            "status": None,
-        },
-        "automatically_finalizes_at": None,
-        "billing_reason": "manual",
-        "collection_method": subscription["collection_method"],
-        "created": now,
-        "currency": subscription["currency"],
-        "custom_fields": None,
-        "customer": customer["id"],
-        "customer_account": None,
-        "customer_address": customer["address"],
-        "customer_email": customer["email"],
-        "customer_name": customer["name"],
-        "customer_phone": customer["phone"],
-        "customer_shipping": None,
-        "customer_tax_exempt": customer["tax_exempt"],
-        "customer_tax_ids": [],
-        "default_payment_method": None,
-        "default_source": None,
-        "default_tax_rates": [],
-        "description": None,
-        "discounts": [],
-        "due_date": None,
-        "effective_at": None,
-        "ending_balance": 0,
-        "footer": None,
-        "from_invoice": None,
-        "hosted_invoice_url": None,
-        "invoice_pdf": None,
-        "issuer": {"type": "self"},
-        "last_finalization_error": None,
-        "latest_revision": None,
-        "lines": list_of([], f"/v1/invoices/{invoice_id}/lines"),
-        "livemode": False,
-        "metadata": {},
-        "next_payment_attempt": None,
-        "number": None,
-        "on_behalf_of": None,
-        "parent": {
-            "quote_details": None,
-            "subscription_details": {"metadata": dict(subscription["metadata"]), "subscription": subscription["id"]},
-            "type": "subscription_details",
-        },
-        "payment_settings": {"default_mandate": None, "payment_method_options": None, "payment_method_types": None},
-        "period_end": now,
-        "period_start": now,
-        "post_payment_credit_notes_amount": 0,
-        "pre_payment_credit_notes_amount": 0,
-        "receipt_number": None,
-        "rendering": None,
-        "shipping_cost": None,
-        "shipping_details": None,
-        "starting_balance": 0,
-        "statement_descriptor": None,
-        "status": "open",
-        "status_transitions": {
-            "finalized_at": now,
-            "marked_uncollectible_at": None,
-            "paid_at": None,
-            "voided_at": None,
-        },
-        "subtotal": 0,
-        "subtotal_excluding_tax": 0,
-        "test_clock": None,
-        "total": 0,
-        "total_discount_amounts": [],
-        "total_excluding_tax": 0,
-        "total_pretax_credit_amounts": [],
-        "total_taxes": [],
-        "webhooks_delivered_at": now,
-    }

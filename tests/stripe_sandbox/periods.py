@@ -34,3 +34,14 @@ def next_end(anchor: int, after: int, interval: str, step: int) -> int:
     while (end := add_interval(anchor, interval, k * step)) <= after:
         k += 1
     return end
+
+
+def natural_start(anchor: int, end: int, interval: str, step: int) -> int:
+    """Where the whole period that ends at ``end`` began, also if the end is no boundary of the anchor's."""
+    start = add_interval(end, interval, -step)
+    if next_end(anchor, end - 1, interval, step) != end:
+        return start
+    start -= 4 * DAY  # 28 February less a month is 28 January, and the period may have begun on the 31st
+    while (later := next_end(anchor, start, interval, step)) < end:
+        start = later
+    return start

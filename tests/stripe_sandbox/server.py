@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
-from . import api, billing, control, page
+from . import api, control, deadlines, pages
 from .api import Answer, Request
-from .errors import ControlError, StripeError
+from .errors import BY_STATUS, ControlError, StripeError, named
 from .forms import parse
 from .knobs import Fault, draw
 from .store import Store
@@ -21,6 +21,10 @@ from .world import Config, World
 _BODY_LIMIT = 4_000_000
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _FORM = "application/x-www-form-urlencoded"
+_PAGE_HEADERS = (
+    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"),
+    ("Cache-Control", "no-store"),
+)
 
 
 class SandboxServer(ThreadingHTTPServer):
@@ -49,7 +53,8 @@ class SandboxServer(ThreadingHTTPServer):
     def _keep_time(self) -> None:
         while not self.stopping.wait(1.0):
             if self.world.knobs.auto_renew:
-                billing.tick(self.world, now=self.world.now())
+                deadlines.tick(self.world, now=self.world.now())
+            self.world.deliveries.clock_moved(self.world.now())
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Callers that hang up are part of the tests, not of the log; our own defects are for the log."""
@@ -85,8 +90,7 @@ class Handler(BaseHTTPRequestHandler):
         elif parts.path.startswith("/_sandbox/"):
             self._control(parts.path.removeprefix("/_sandbox"), parts.query, body)
         else:
-            status, shown = page.answer(self.server.world, parts.path)
-            self._send(status, shown.encode(), content_type="text/html; charset=utf-8")
+            self._show(pages.answer(self.server.world, pages.Asked(self.command, parts.path, parts.query, body)))
 
     def _read_body(self) -> str | None:
         try:
@@ -101,27 +105,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def _from_here(self) -> bool:
         """A page elsewhere must not steer the sandbox through somebody's browser."""
-        origin = self.headers.get("Origin")
-        hosts = [urlsplit(f"//{self.headers.get('Host', '')}").hostname, urlsplit(origin).hostname if origin else None]
-        return all(host is None or host in _LOOPBACK for host in hosts)
+        origin, host = self.headers.get("Origin"), urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        return (host is None or host in _LOOPBACK) and (origin is None or urlsplit(origin).hostname in _LOOPBACK)
 
     # the API
 
     def _api(self, path: str, query: str, body: str) -> None:
         began, world = time.monotonic(), self.server.world
         request = Request(self.command, path, query, body, dict(self.headers))
-        latency = draw(world.knobs.latency_seconds, world.dice)
-        if latency > 0:
-            self.server.stopping.wait(latency)
-        fault = self._claim_fault(path)
-        answer: Answer | None = None
-        if fault is None or fault.after or not (fault.status or fault.close):
-            answer = api.answer(world, request)
-        if fault is not None:
-            if fault.hang_seconds > 0:
-                self.server.stopping.wait(fault.hang_seconds)
-            gone = fault.close or self.server.stopping.is_set()
-            answer = None if gone else _faulty(fault) if fault.status else answer
+        fault: Fault | None = None
+        answer: Answer | None = self._too_many()
+        if answer is None:
+            with world.keys.claim(request.idempotency_key) as mine:
+                fault, answer = self._answer(request, path) if mine else (None, _refusal("idempotency_key_in_use"))
         world.requests.append(
             {
                 "at": round(time.time(), 3),
@@ -141,6 +137,31 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._send(answer.status, answer.body, headers=answer.headers)
 
+    def _answer(self, request: Request, path: str) -> tuple[Fault | None, Answer | None]:
+        """The fault that had the request, if one did, and the answer; None is a connection that breaks."""
+        world = self.server.world
+        latency = draw(world.knobs.latency_seconds, world.dice)
+        if latency > 0:
+            self.server.stopping.wait(latency)
+        fault = self._claim_fault(path)
+        answer: Answer | None = None
+        if fault is None or fault.after or not (fault.status or fault.close):
+            answer = api.answer(world, request)
+        if fault is not None:
+            if fault.hang_seconds > 0:
+                self.server.stopping.wait(fault.hang_seconds)
+            gone = fault.close or self.server.stopping.is_set()
+            answer = None if gone else _faulty(fault) if fault.status else answer
+        return fault, answer
+
+    def _too_many(self) -> Answer | None:
+        """The refusal of a request that goes over the account's rate."""
+        world, kind = self.server.world, "reads" if self.command == "GET" else "writes"
+        per_second = world.knobs.rate_limit_reads if kind == "reads" else world.knobs.rate_limit_writes
+        if world.rate.admits(kind, per_second=per_second):
+            return None
+        return _refusal("rate_limit", headers=(("Stripe-Rate-Limited-Reason", "global-rate"),))
+
     def _claim_fault(self, path: str) -> Fault | None:
         """The first fault that fits, used up by one if its times are counted."""
         world = self.server.world
@@ -157,18 +178,22 @@ class Handler(BaseHTTPRequestHandler):
     # the side door
 
     def _control(self, path: str, query: str, body: str) -> None:
-        is_form = (self.headers.get("Content-Type") or "").startswith(_FORM)
+        is_form, back = (self.headers.get("Content-Type") or "").startswith(_FORM), "/"
         try:
             given = dict(parse_qsl(body)) if is_form else json.loads(body) if body.strip() else {}
             if not isinstance(given, dict):
                 raise ControlError("the body is a JSON object", status=400)
             given |= {name: values[-1] for name, values in parse_qs(query).items()}
-            back = given.pop("back", "/")
+            back = str(given.pop("back", back))
+            back = back if back.startswith("/") else "/"
             answered = control.answer(self.server.world, self.command, path, given)
         except json.JSONDecodeError as error:
             self._send_json(400, {"error": f"the body is not JSON: {error}"})
         except (ControlError, StripeError) as error:
-            self._send_json(error.status, {"error": str(error)})
+            if is_form:
+                self._show(pages.refusal(error.status, str(error), back=back))
+            else:
+                self._send_json(error.status, {"error": str(error)})
         except (TypeError, ValueError) as error:
             self._send_json(400, {"error": f"could not read that: {error}"})
         except Exception:
@@ -176,10 +201,14 @@ class Handler(BaseHTTPRequestHandler):
             self._send_json(500, {"error": "the sandbox itself failed; its traceback is on stderr"})
         else:
             if is_form:  # a person pressed a button
-                shown = answered.get("success_url", "").replace("{CHECKOUT_SESSION_ID}", answered.get("id", ""))
-                self._send(303, b"", headers=(("Location", shown or (back if back.startswith("/") else "/")),))
+                bought = path.endswith("/complete") and answered["success_url"]
+                self._show(pages.go(bought.replace("{CHECKOUT_SESSION_ID}", answered["id"]) if bought else back))
             else:
                 self._send_json(200, answered)
+
+    def _show(self, shown: pages.Shown) -> None:
+        headers = (("Location", shown.location),) if shown.location else _PAGE_HEADERS
+        self._send(shown.status, shown.body.encode(), content_type="text/html; charset=utf-8", headers=headers)
 
     def _send_json(self, status: int, body: Any) -> None:
         self._send(status, json.dumps(body, indent=2, ensure_ascii=False).encode())
@@ -209,11 +238,13 @@ def _faulty(fault: Fault) -> Answer:
             return Answer(fault.status, b"", headers)
         case "garbage":
             return Answer(fault.status, b"<html><h1>upstream \xff\xfe went away", headers)
-    if fault.status == 429:
-        error = StripeError("Too many requests hit the API too quickly.", status=429, code="rate_limit")
-    else:
-        error = StripeError("An unknown error occurred.", status=fault.status, kind="api_error")
-    return Answer(fault.status, json.dumps(error.body()).encode(), headers)
+    name = fault.error or BY_STATUS.get(fault.status, "api_error")
+    return _refusal(name, status=fault.status, headers=headers)
+
+
+def _refusal(name: str, *, status: int = 0, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    error = named(name)
+    return Answer(status or error.status, json.dumps(error.body()).encode(), headers)
 
 
 def _params(request: Request) -> Any:

@@ -6,49 +6,47 @@ from . import accepted, shapes
 from .billing import (
     OVER,
     UPDATED,
-    add_item,
     announce_birth,
     begin,
     cancel,
-    card_of,
+    collect_change,
     end_trial,
     fail,
-    full_price,
-    items_of,
-    period_end,
+    leave_pending,
     schedule_end,
-    settle_invoice,
+    take_pending,
     unpause,
 )
 from .calls import Call, route, within
-from .errors import StripeError, card_declined, missing_param
-from .invoices import Charge, draw_up
-from .periods import DAY, next_end
+from .cards import NO_CARD, card_of, decline_of
+from .changes import carry_out, draft_of, edits_from, proration_date_from
+from .errors import StripeError
+from .invoices import Charge, draw_up, written
+from .items import items_of, period_end
+from .ordering import check_anchor, orders_from, trial_end_from
+from .proration import credits_of
+from .schedules import note_items
 from .store import Obj
-
-NO_CARD = (
-    "This customer has no attached payment source or default payment method. "
-    "Please consider adding a default payment method."
-)
 
 
 @route("POST", "/v1/subscriptions", accepted.SUBSCRIPTION_CREATE)
 def create(call: Call) -> Obj:
+    customer = call.refer("customer", call.params["customer"])
     given, world, now = call.params, call.world, call.now
-    customer = call.refer("customer", given["customer"])
     orders = orders_from(call, given.get("items", []))
     given["trial_end"] = trial_end_from(given, now=now)
-    _check_anchor(given, orders, now=now)
+    check_anchor(given, orders, now=now)
     subscription = shapes.subscription(given, customer_id=customer["id"], currency=orders[0][0]["currency"], now=now)
+    subscription["test_clock"] = customer["test_clock"]
     card, behaviour = card_of(world, subscription), given.get("payment_behavior", "allow_incomplete")
     charged = given["trial_end"] is None and subscription["collection_method"] == "charge_automatically"
     if charged and behaviour != "default_incomplete":
         if card == "none":
             raise StripeError(NO_CARD, code="resource_missing")
         if card == "declined" and behaviour == "error_if_incomplete":
-            raise card_declined()
+            raise decline_of(world, subscription)
     begin(world, subscription, orders, given, now=now)
-    _plan_end(subscription, given, now=now)
+    plan_end(subscription, given, now=now)
     world.put(subscription)
     tried = charged and behaviour != "default_incomplete" and subscription["status"] == "incomplete"
     announce_birth(world, subscription, paid=tried and card == "ok", now=now)
@@ -63,10 +61,12 @@ def list_all(call: Call) -> Obj:
     status, price = given.get("status"), given.get("price")
 
     def wanted(subscription: Obj) -> bool:
+        if given.get("customer") not in (None, subscription["customer"]):
+            return False
         items = items_of(subscription)
         return (
             _status_matches(subscription["status"], status)
-            and given.get("customer") in (None, subscription["customer"])
+            and ("customer" in given or subscription["test_clock"] == given.get("test_clock"))
             and given.get("collection_method") in (None, subscription["collection_method"])
             and (price is None or any(item["price"]["id"] == price for item in items))
             and all(
@@ -76,7 +76,7 @@ def list_all(call: Call) -> Obj:
             )
         )
 
-    return call.page(filter(wanted, call.world.store.all("subscription").values()))
+    return call.page("subscription", wanted)
 
 
 def _status_matches(status: str, asked: str | None) -> bool:
@@ -102,32 +102,48 @@ def update(call: Call) -> Obj:
     changes = set(given) - {"expand"}
     if subscription["status"] in OVER and changes - {"metadata", "cancellation_details"}:
         raise StripeError("A canceled subscription can only update its cancellation_details and metadata.")
-    edits = _edits_from(call, subscription, given.get("items", []))
-    trial_end = given.get("trial_end")
+    if subscription["schedule"] and changes & {"cancel_at", "cancel_at_period_end"}:
+        raise StripeError(
+            f"The subscription is managed by the subscription schedule `{subscription['schedule']}`, and updating any "
+            "cancelation behavior directly is not allowed. Please update the schedule instead."
+        )
+    _check_pause(given, now=now)
+    draft = draft_of(subscription)
+    charges = _changed(call, draft, given)
+    behaviour, trial_end = given.get("payment_behavior", "allow_incomplete"), given.get("trial_end")
+    ends_trial = trial_end == "now" and subscription["status"] == "trialing"
+    _check_payment(call, draft, charges, ends_trial=ends_trial, behaviour=behaviour)
+    invoice = None
     with call.world.updating(subscription, UPDATED, now=now):
-        _copy_plain(subscription, given)
-        _plan_end(subscription, given, now=now)
-        bill = _apply_edits(call, subscription, edits, given)
-        if isinstance(trial_end, int):
-            subscription |= {"trial_end": trial_end, "status": "trialing", "billing_cycle_anchor": trial_end}
-            for item in items_of(subscription):
-                item["current_period_end"] = trial_end
-    if bill is not None:
-        settle_invoice(call.world, bill, now=now)
-    if trial_end == "now" and subscription["status"] == "trialing":
+        subscription.clear()
+        subscription |= draft
+        note_items(call.world, subscription)
+        if charges:
+            at = (now, now)
+            invoice = draw_up(call.world, subscription, charges, reason="subscription_update", period=at, now=now)
+    if invoice:
+        collect_change(call.world, subscription, invoice, attempt=behaviour != "default_incomplete", now=now)
+    if ends_trial:
         end_trial(call.world, subscription, paid=card_of(call.world, subscription) == "ok", now=now)
     return call.show(subscription)
 
 
 @route("DELETE", "/v1/subscriptions/{}", accepted.SUBSCRIPTION_CANCEL)
 def delete(call: Call) -> Obj:
-    subscription = call.find("subscription", call.ids[0])
+    subscription, given, now = call.find("subscription", call.ids[0]), call.params, call.now
     if subscription["status"] in OVER:
         raise StripeError(
             f"No such subscription: '{subscription['id']}'", status=404, code="resource_missing", param="id"
         )
-    subscription["cancellation_details"] |= call.params.get("cancellation_details", {})
-    cancel(call.world, subscription, now=call.now)
+    subscription["cancellation_details"] |= given.get("cancellation_details", {})
+    if given.get("prorate") and subscription["status"] == "active":
+        leave_pending(subscription, credits_of(subscription, at=now))
+    last = take_pending(subscription) if given.get("invoice_now") else []
+    if last:
+        at = (now, now)
+        invoice = draw_up(call.world, subscription, last, reason="subscription_update", period=at, now=now)
+        collect_change(call.world, subscription, invoice, attempt=True, now=now)
+    cancel(call.world, subscription, now=now)
     return call.show(subscription)
 
 
@@ -141,66 +157,50 @@ def resume(call: Call) -> Obj:
     return call.show(subscription)
 
 
-# reading what was asked
-
-
-def orders_from(call: Call, asked: list[Obj], *, param: str = "items") -> list[tuple[Obj, Obj]]:
-    """(price, what was asked) for each item. Raises StripeError for what cannot be subscribed to."""
-    if not asked:
-        raise missing_param(param)
-    orders = []
-    for index, item in enumerate(asked):
-        if not item.get("price"):
-            raise missing_param(f"{param}[{index}][price]")
-        orders.append((price_for(call, item["price"], param=f"{param}[{index}][price]"), item))
-    if len({price["currency"] for price, _ in orders}) > 1:
-        raise StripeError("All prices of a subscription must have the same currency.", param=param)
-    if len({price["id"] for price, _ in orders}) < len(orders):
-        raise StripeError("Cannot add multiple subscription items with the same price.", param=param)
-    return orders
-
-
-def price_for(call: Call, price_id: str, *, param: str) -> Obj:
-    price = call.refer("price", price_id, param=param)
-    if not price["active"]:
-        raise StripeError("The price specified is inactive. This field only accepts active prices.", param=param)
-    if price["type"] != "recurring":
-        message = (
-            "The price specified is set to `type=one_time` but this field only accepts prices with `type=recurring`."
-        )
-        raise StripeError(message, param=param)
-    return price
-
-
-def trial_end_from(given: Obj, *, now: int) -> int | None:
-    end = given.get("trial_end")
-    if end == "now":
-        return None
-    if end is None:
-        return now + given["trial_period_days"] * DAY if "trial_period_days" in given else None
-    if end <= now:
-        raise StripeError("Invalid timestamp: must be an integer Unix timestamp in the future.", param="trial_end")
-    return int(end)
-
-
-def _check_anchor(given: Obj, orders: list[tuple[Obj, Obj]], *, now: int) -> None:
-    anchor = given.get("billing_cycle_anchor")
-    if anchor is None:
-        return
-    if anchor <= now:
-        message = "Invalid timestamp: must be an integer Unix timestamp in the future."
-        raise StripeError(message, param="billing_cycle_anchor")
-    for price, _ in orders:
-        recurring = price["recurring"]
-        if anchor > next_end(now, now, recurring["interval"], recurring["interval_count"]):
-            message = "billing_cycle_anchor cannot be later than next natural billing date"
-            raise StripeError(message, param="billing_cycle_anchor")
-
-
-check_anchor = _check_anchor
-
-
 # carrying out a change
+
+
+def _check_pause(given: Obj, *, now: int) -> None:
+    resumes_at = (given.get("pause_collection") or {}).get("resumes_at")
+    if resumes_at is not None and resumes_at <= now:
+        message = "Invalid timestamp: must be an integer Unix timestamp in the future."
+        raise StripeError(message, param="pause_collection[resumes_at]")
+
+
+def _changed(call: Call, draft: Obj, given: Obj) -> list[Charge]:
+    """Make the draft what was asked for; what is to be paid for that at once."""
+    now, trial_end = call.now, given.get("trial_end")
+    edits = edits_from(call, draft, given.get("items", []))
+    at = proration_date_from(given, draft, now=now)
+    _copy_plain(draft, given)
+    plan_end(draft, given, now=now)
+    bill = carry_out(draft, edits, given, at=at, now=now)
+    if isinstance(trial_end, int):
+        draft |= {"trial_end": trial_end, "status": "trialing", "billing_cycle_anchor": trial_end}
+        for item in items_of(draft):
+            item["current_period_end"] = trial_end
+    if bill.at_once:
+        return take_pending(draft) + bill.charges
+    leave_pending(draft, bill.charges)
+    return []
+
+
+def _check_payment(call: Call, draft: Obj, charges: list[Charge], *, ends_trial: bool, behaviour: str) -> None:
+    """Refused before anything is changed: where there is no card, or where the caller wants no half-made change."""
+    if behaviour == "pending_if_incomplete":
+        raise StripeError("The sandbox does not model pending updates.", param="payment_behavior")
+    owes = ends_trial
+    if charges:
+        at = (call.now, call.now)
+        paper = written(call.world, draft, charges, reason="subscription_update", period=at, now=call.now)
+        owes |= paper["amount_due"] > 0
+    if not owes or draft["pause_collection"] or draft["collection_method"] != "charge_automatically":
+        return
+    card = card_of(call.world, draft)
+    if card == "none" and not ends_trial and behaviour != "default_incomplete":
+        raise StripeError(NO_CARD, code="resource_missing")
+    if card == "declined" and behaviour == "error_if_incomplete":
+        raise decline_of(call.world, draft)
 
 
 def _copy_plain(subscription: Obj, given: Obj) -> None:
@@ -220,7 +220,7 @@ def _copy_plain(subscription: Obj, given: Obj) -> None:
         subscription["metadata"] = shapes.relabel(subscription["metadata"], given["metadata"])
 
 
-def _plan_end(subscription: Obj, given: Obj, *, now: int) -> None:
+def plan_end(subscription: Obj, given: Obj, *, now: int) -> None:
     if "cancel_at" in given:
         at: Any = given["cancel_at"]
         ends = [item["current_period_end"] for item in items_of(subscription)]
@@ -233,73 +233,3 @@ def _plan_end(subscription: Obj, given: Obj, *, now: int) -> None:
         if wanted != subscription["cancel_at_period_end"] or (not wanted and subscription["cancel_at"]):
             at = period_end(subscription) if wanted else None
             schedule_end(subscription, at=at, at_period_end=wanted, now=now)
-
-
-Edit = tuple[Obj | None, Obj | None, Obj]  # the item (None: a new one), its new price (None: as it is), what was asked
-
-
-def _edits_from(call: Call, subscription: Obj, asked: list[Obj]) -> list[Edit]:
-    """Checked before anything is changed. Raises StripeError."""
-    present = {item["id"]: item for item in items_of(subscription)}
-    taken = {item["price"]["id"]: item["id"] for item in items_of(subscription)}
-    edits: list[Edit] = []
-    for index, edit in enumerate(asked):
-        price = price_for(call, edit["price"], param=f"items[{index}][price]") if "price" in edit else None
-        if "id" in edit:
-            if edit["id"] not in present:
-                message = f"No such subscription_item: '{edit['id']}'"
-                raise StripeError(message, code="resource_missing", param=f"items[{index}][id]")
-            edits.append((present[edit["id"]], price, edit))
-            continue
-        if price is None:
-            raise missing_param(f"items[{index}][price]")
-        if price["id"] in taken:
-            message = f"Cannot add multiple subscription items with the same plan: {price['id']}"
-            raise StripeError(message, param="items")
-        edits.append((None, price, edit))
-    gone = sum(1 for item, _, edit in edits if item and edit.get("deleted"))
-    if gone and gone >= len(present) + sum(1 for item, _, _ in edits if item is None):
-        raise StripeError("A subscription must have at least one active plan. To cancel it, delete it.", param="items")
-    return edits
-
-
-def _apply_edits(call: Call, subscription: Obj, edits: list[Edit], given: Obj) -> Obj | None:
-    """The items after; an open invoice if the change is to be billed at once.
-
-    Prorations that Stripe would collect with the next invoice are not modelled.
-    """
-    now, before = call.now, sum(map(full_price, items_of(subscription)))
-    restarted = given.get("billing_cycle_anchor") == "now"
-    for item, price, asked in edits:
-        if item is None:
-            assert price is not None
-            item = add_item(subscription, price, asked, anchor=subscription["billing_cycle_anchor"], now=now)
-            continue
-        if asked.get("deleted"):
-            items_of(subscription).remove(item)
-            continue
-        if price is not None:
-            restarted |= price["recurring"]["interval"] != item["price"]["recurring"]["interval"]
-            item["price"] = price
-        if "quantity" in asked:
-            item["quantity"] = asked["quantity"]
-        if "metadata" in asked:
-            item["metadata"] = shapes.relabel(item["metadata"], asked["metadata"])
-    if subscription["status"] not in ("active", "past_due"):
-        return None
-    items = items_of(subscription)
-    if restarted:
-        subscription["billing_cycle_anchor"] = now
-        for item in items:
-            recurring = item["price"]["recurring"]
-            end = next_end(now, now, recurring["interval"], recurring["interval_count"])
-            item |= {"current_period_start": now, "current_period_end": end}
-        charges = [Charge(item, now, item["current_period_end"], full_price(item)) for item in items]
-    elif edits and given.get("proration_behavior") == "always_invoice":
-        more = max(0, sum(map(full_price, items)) - before)
-        start, end = items[0]["current_period_start"], items[0]["current_period_end"]
-        share = more * max(0, end - now) // (end - start)
-        charges = [Charge(items[0], now, end, share, proration=True)]
-    else:
-        return None
-    return draw_up(call.world, subscription, charges, reason="subscription_update", period=(now, now), now=now)
