@@ -227,7 +227,7 @@ class Change(_Changing):
         self.carried_out(request, number, changing.change, wish=asked.wish, when=When(said["when"]), **more)
         return self.as_it_stands(request, number)
 
-    @extend_schema(responses=SubscriptionSerializer, parameters=[ONCE])
+    @extend_schema(responses={200: SubscriptionSerializer}, parameters=[ONCE])
     def delete(self, request: Request, number: str) -> Response:
         """Drop the change that is scheduled."""
         self.carried_out(request, number, changing.unschedule)
