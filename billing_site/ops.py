@@ -28,8 +28,8 @@ def healthz(request: HttpRequest) -> JsonResponse:
 
 
 def readyz(request: HttpRequest) -> JsonResponse:
-    """200 if the database and the broker answer and nothing that is due has waited too long; else 503 and what has. `stuck`
-    counts what waits for a person.
+    """200 if the database and the broker answer and nothing that is due has waited too long; else 503 and what has.
+    `stuck` counts what waits for a person.
     """
     checks: dict[str, Callable[[], str]] = {
         "database": _database,

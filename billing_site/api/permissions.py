@@ -19,8 +19,8 @@ CLOSED = TenantClosed.code
 
 
 class IsTenant(BasePermission):
-    """Signed in as a member of a tenant, or with a tenant's key. Staff who are not members see nothing here. Of a tenant
-    that is closed everything can be read, and nothing changed.
+    """Signed in as a member of a tenant, or with a tenant's key. Staff who are not members see nothing here. Where the
+    tenant is closed, everything can be read and nothing changed.
     """
 
     message = "Only members of a tenant can use this."
