@@ -48,6 +48,11 @@ JOBS = {
         settings.INBOX_SWEEP_SECONDS,
         "Stripe events whose poke was lost, whose worker died or whose retry is due are applied.",
     ),
+    "tell Stripe": Job(
+        "webhooks.tasks.tell_stripe",
+        settings.INBOX_SWEEP_SECONDS,
+        "What staff, a terminal or the clock changed or ended here is so at Stripe, too: nobody pays for nothing.",
+    ),
     "forget quota keys": Job(
         "entitlements.tasks.forget_quota_keys",
         3600.0,

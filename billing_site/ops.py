@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from notifications.models import Notice
 from subscriptions.models import STEPS_BY_ITSELF, SetAside, Subscription
-from webhooks.models import StripeEvent
+from webhooks.models import StripeEvent, Telling
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +28,16 @@ def healthz(request: HttpRequest) -> JsonResponse:
 
 
 def readyz(request: HttpRequest) -> JsonResponse:
-    """200 if the database and the broker answer and nothing that is due has waited too long; else 503 and what has."""
+    """200 if the database and the broker answer and nothing that is due has waited too long; else 503 and what has.
+    `stuck` counts what waits for a person.
+    """
     checks: dict[str, Callable[[], str]] = {
         "database": _database,
         "broker": _broker,
         "inbox": _inbox,
         "clock": _clock,
         "notices": _notices,
+        "tellings": _tellings,
     }
     found = {}
     for name, check in checks.items():
@@ -44,7 +47,8 @@ def readyz(request: HttpRequest) -> JsonResponse:
             log.warning("Not ready: %s: %s", name, type(error).__name__)
             found[name] = "unreachable"
     ready = all(answer == "ok" for answer in found.values())
-    return JsonResponse({"status": "ok" if ready else "unavailable", "checks": found}, status=200 if ready else 503)
+    told = {"status": "ok" if ready else "unavailable", "checks": found, "stuck": _stuck()}
+    return JsonResponse(told, status=200 if ready else 503)
 
 
 def _database() -> str:
@@ -76,6 +80,20 @@ def _clock() -> str:
 def _notices() -> str:
     waiting = Notice.objects.filter(state=Notice.State.PENDING)
     return _late("the oldest notice waits", waiting, "next_attempt_at", LATE)
+
+
+def _tellings() -> str:
+    """What Stripe has not been told: somebody may pay for what is over."""
+    waiting = Telling.objects.filter(state=Telling.State.PENDING)
+    return _late("the oldest that Stripe has to be told waits", waiting, "next_attempt_at", LATE)
+
+
+def _stuck() -> dict[str, int]:
+    """What waits for a person is no reason to take a process out of service; but somebody has to see it."""
+    try:
+        return {"tellings": Telling.objects.filter(state=Telling.State.STUCK).count()}
+    except DatabaseError:  # said above
+        return {}
 
 
 def _late(what: str, waiting: "QuerySet[Any]", since: str, most: timedelta) -> str:

@@ -319,6 +319,7 @@ UNFOLD = {
                     page("Events", "webhooks_stripeevent", "notifications"),
                     page("Links", "webhooks_stripelink", "link"),
                     page("Prices", "webhooks_stripeprice", "payments"),
+                    page("To tell Stripe", "webhooks_telling", "outbox"),
                 ],
             },
             {

@@ -92,6 +92,12 @@ class SubscriptionNotFound(DomainError):
     code, http_status = "subscription_not_found", 404
 
 
+class TenantClosed(DomainError):
+    """The tenant is closed: nothing can be started for it."""
+
+    code, http_status = "tenant_closed", 409
+
+
 class TenantNotFound(DomainError):
     """There is no such tenant."""
 

@@ -32,6 +32,7 @@ from subscriptions.errors import (
     LiveMainExists,
     NoPrice,
     SourceReused,
+    TenantClosed,
     TrialUsed,
 )
 from subscriptions.families import (
@@ -90,7 +91,7 @@ def start(
     its trial one more (edges ask for the permission).
 
     Raises InvalidTerm, InvalidPlan, LiveMainExists, InvalidFamily (a parent is a live MAIN of the same tenant),
-    TrialUsed, and whatever forbids the trial to end.
+    TrialUsed, TenantClosed, and whatever forbids the trial to end.
     """
     terms.aware(now, "now")
     terms.check_term(purchase.term_start, purchase.term_end)
@@ -476,6 +477,7 @@ def _end_converted(
 BY_NAME: dict[str, type[DomainError]] = {
     "one_live_main_per_tenant": LiveMainExists,
     "one_trial_per_tenant_unless_granted": TrialUsed,
+    "a_closed_tenant_starts_nothing": TenantClosed,
 }
 
 

@@ -47,6 +47,7 @@ class Tenant(models.Model):
     class Meta:
         db_table = "tenants"
         ordering: ClassVar = ["name"]
+        permissions: ClassVar = [("close_tenant", "Can close a tenant, and reopen it")]
 
     def __str__(self) -> str:
         return self.name

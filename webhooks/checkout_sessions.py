@@ -221,11 +221,8 @@ def _make(row: Checkout) -> dict[str, Any]:
 
 def _end(row: Checkout) -> None:
     """Nobody can pay there any more; unless somebody just did, which whoever asks next will see."""
-    try:
-        stripe_api.expire_checkout_session(row.session_id)
-    except stripe_api.StripeRefused:
-        return
-    _close(row)
+    if stripe_api.expire_checkout_session(row.session_id):
+        _close(row)
 
 
 def _close(row: Checkout) -> None:

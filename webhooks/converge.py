@@ -17,6 +17,7 @@ from subscriptions.audit import STRIPE, Actor
 from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import AuditEntry, PlanPrice, Subscription
 from subscriptions.states import Status, Type
+from webhooks import telling
 from webhooks.models import Telling
 from webhooks.stripe_state import Item, Unmappable, Wanted
 
@@ -34,6 +35,8 @@ class Known:
     tenant_id: int | None  # whose Stripe customer it is
     trial_id: int | None  # the tenant's trial that a first purchase turns into more: no Stripe subscription has it
     main: tuple[int, datetime] | None  # the tenant's live main subscription, an add-on's parent, and its term_end
+    main_ends: bool  # whether that one ends with its term
+    has_addons_at_stripe: bool  # whether add-ons of this one are billed apart from it
     has_slots: bool  # whether it holds slots or gives features, or will
     prices: dict[str, PlanPrice]  # ours by Stripe price id, with their plans; rules and keys only
     packs: dict[str, int]  # slot packs by Stripe price id
@@ -62,12 +65,14 @@ def converge(
     item = _item_that_sells_a_plan(wanted, known)
     price = known.prices[item.price_id]
     term_start, term_end = wanted.term(item)
+    if price.plan.type == Type.ADDON and _ends_with_its_main(known, wanted):
+        wanted = replace(wanted, cancel_at=None)
     is_last = wanted.is_last(item) and wanted.period_is_paid  # else the last one is still to be paid
     purchase = Purchase(price.plan, term_start, term_end, price, True, is_last, item.quantity)
     by = _By(now, source_id, actor)
     if known.subscription is None:
-        begun = _begin(known, wanted, purchase, by)
-        entries = [begun] if begun else []
+        started = _begin(known, wanted, purchase, by)
+        entries = [started] if started else []
     else:
         entries, subscription = [], known.subscription
         for aspect, bring in _STEPS:
@@ -78,6 +83,10 @@ def converge(
                 entries.append(entry)
     if known.has_slots:
         entries += _slots(known, wanted, entries, by)
+    begun = known.subscription is None
+    if known.has_addons_at_stripe or (begun and known.main_ends and purchase.plan.type == Type.ADDON):
+        begun_id = entries[0].subscription_id if begun and entries else None
+        telling.tell(entries, now=now, begun_id=begun_id, link_of_begun=wanted.stripe_subscription_id if begun else "")
     done = ", ".join(entry.get_action_display().lower() for entry in entries)
     return entries[-1].subscription_id if entries else known.subscription_id, done or NOTHING_NEW
 
@@ -92,6 +101,15 @@ class _By:
 
     def __call__(self) -> dict[str, Any]:
         return vars(self)
+
+
+def _ends_with_its_main(known: Known, wanted: Wanted) -> bool:
+    """Whether Stripe ends an add-on only because its MAIN ends there, as we have told it (`outbound`): nobody has
+    cancelled it, and it goes on when that one does.
+    """
+    if not (known.main and known.main_ends and wanted.cancel_at) or wanted.cancels_at_period_end:
+        return False
+    return abs(known.main[1] - wanted.cancel_at) < ASIDE
 
 
 def _begin(known: Known, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:

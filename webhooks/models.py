@@ -204,6 +204,9 @@ class Telling(models.Model):
     version = models.PositiveIntegerField(
         default=0, help_text="The version of our subscription that has it; Stripe is told of each once."
     )
+    of_main = models.BooleanField(
+        default=False, db_default=False, help_text="It is the version of its main subscription, whose end it follows."
+    )
     actor = models.CharField(max_length=64, help_text="Who changed it here.")
     reason = models.TextField(blank=True)
     state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
@@ -228,7 +231,7 @@ class Telling(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(
                 name="stripe_is_told_of_a_version_once",
-                fields=["link", "aspect", "version"],
+                fields=["link", "aspect", "version", "of_main"],
                 condition=Q(link__isnull=False),
             ),
             models.UniqueConstraint(

@@ -5,6 +5,9 @@ Answers are plain dicts. The client does not retry: what is asked again, and whe
 
 import re
 from dataclasses import dataclass
+
+
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -142,11 +145,6 @@ def create_checkout_session(*, idempotency_key: str, **params: Any) -> dict[str,
     return _session(create("/v1/checkout/sessions", idempotency_key=idempotency_key, **params))
 
 
-def expire_checkout_session(session_id: str) -> None:
-    """Nobody can pay there any more. Raises StripeUnavailable; StripeRefused if it is complete or expired already."""
-    _session(_call("post", f"/v1/checkout/sessions/{session_id}/expire"), session_id)
-
-
 def name_customer(customer_id: str, *, name: str, email: str) -> None:
     """Let Stripe know a customer by these. Raises StripeUnavailable, StripeRefused."""
     _call("post", f"/v1/customers/{customer_id}", name=name, **({"email": email} if email else {}))
@@ -165,3 +163,43 @@ def _session(found: dict[str, Any], session_id: str = "") -> dict[str, Any]:
     if not is_one or found["id"] != (session_id or found["id"]):
         raise StripeUnavailable("unreadable_answer", "Stripe's answer is not the checkout session that was asked for.")
     return found
+
+
+def update_subscription(subscription_id: str, *, idempotency_key: str, **params: Any) -> dict[str, Any]:
+    """Change the subscription; as it is then. Raises StripeUnavailable, StripeRefused."""
+    return _call("post", f"/v1/subscriptions/{subscription_id}", idempotency_key=idempotency_key, **params)
+
+
+def end_subscription(subscription_id: str) -> bool:
+    """Cancel it at once: nothing is given back and nothing is billed any more. False if there was nothing to end: it is
+    over, or there is none. Raises StripeUnavailable, StripeRefused.
+    """
+    try:
+        _call("delete", f"/v1/subscriptions/{subscription_id}")
+    except StripeRefused as error:
+        if error.code != "resource_missing":
+            raise
+        return False
+    return True
+
+
+def subscriptions_of(customer_id: str) -> Iterator[dict[str, Any]]:
+    """All that the customer has or had, incomplete ones too, page by page. Raises StripeUnavailable, StripeRefused."""
+    after: dict[str, str] = {}
+    while True:
+        page = _call("get", "/v1/subscriptions", customer=customer_id, status="all", limit=100, **after)
+        if not isinstance(page.get("data"), list):
+            raise StripeUnavailable("unreadable_answer", "Stripe's answer is not a list.")
+        yield from page["data"]
+        if not page.get("has_more") or not page["data"]:
+            return
+        after = {"starting_after": page["data"][-1]["id"]}
+
+
+def expire_checkout_session(session_id: str) -> bool:
+    """Nobody can pay it any more; False if it was not open. Raises StripeUnavailable."""
+    try:
+        _call("post", f"/v1/checkout/sessions/{session_id}/expire")
+    except StripeRefused:
+        return False
+    return True

@@ -7,7 +7,7 @@ from celery import current_app, shared_task
 from django.conf import settings
 from django.utils import timezone
 
-from webhooks import inbox, poke
+from webhooks import by_device, inbox, outbound, poke, telling
 
 log = logging.getLogger(__name__)
 
@@ -34,3 +34,15 @@ def sweep_inbox() -> None:
     """Find what no poke announced: it was lost, a worker died, or a retry is due."""
     for _ in range(min(inbox.due(now=timezone.now()), poke.MOST_AT_ONCE)):
         current_app.send_task(drain_inbox.name)
+
+
+@shared_task
+def tell_stripe() -> None:
+    """Make rows of what nobody has told yet, and deliver those that are due. Several may run at once."""
+    by_device.lower(now=timezone.now())
+    telling.catch_up(now=timezone.now())
+    enough = timezone.now() + LONGEST
+    for which, outcome in outbound.deliver(now=timezone.now):
+        log.info("%s: %s", which, outcome)
+        if timezone.now() > enough:  # as above: the next run goes on
+            return

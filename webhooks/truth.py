@@ -26,6 +26,7 @@ from webhooks.models import Checkout, StripeLink, StripePrice, Telling
 from webhooks.stripe_state import Wanted, wanted
 
 RULES_OF_A_PLAN = ("id", "type", "grace_days", "suspension_days", "terms_in")
+OF_A_MAIN = ("pk", "term_end", "cancel_at_term_end", "auto_renews")
 MOST_READINGS = 5  # of what we know, while others apply news of the same Stripe subscription
 
 TICKET = """
@@ -141,7 +142,7 @@ def known_of(state: Wanted) -> Known:
         .annotate(
             tenant=Subquery(customer.values("subscriber_id")[:1]),
             trial=Subquery(trial.order_by("pk").values("pk")[:1]),
-            main=Subquery(main.values(row=JSONObject(pk="pk", term_end="term_end"))[:1]),
+            main=Subquery(main.values(row=JSONObject(**{field: field for field in OF_A_MAIN}))[:1]),
             has_slots=Exists(slots_sold) | Exists(slots_held) | Exists(features_sold) | Exists(features_held),
             prices=ArraySubquery(
                 plans.values(row=JSONObject(stripe="pk", price="plan_price_id", plan=JSONObject(**plan)))
@@ -149,6 +150,7 @@ def known_of(state: Wanted) -> Known:
             packs=ArraySubquery(packs.values(row=JSONObject(stripe="pk", pack="slot_pack_id"))),
             packs_held=ArraySubquery(packs_held.values(row=JSONObject(pack="pack_id", quantity="quantity"))),
             untold=ArraySubquery(untold.values("aspect")),
+            has_addons=Exists(StripeLink.objects.filter(subscription__parent__stripe_link=OuterRef("pk"))),
             checkout=Subquery(checkout.values(row=JSONObject(state="state", renews="renews_id"))[:1]),
         )
         .get(pk=state.stripe_subscription_id)
@@ -164,6 +166,8 @@ def known_of(state: Wanted) -> Known:
         tenant_id=link.tenant,
         trial_id=link.trial,
         main=(link.main["pk"], datetime.fromisoformat(link.main["term_end"])) if link.main else None,
+        main_ends=bool(link.main) and (link.main["cancel_at_term_end"] or not link.main["auto_renews"]),
+        has_addons_at_stripe=link.has_addons,
         has_slots=link.has_slots or bool(link.packs),
         prices={row["stripe"]: PlanPrice(pk=row["price"], plan=Plan(**row["plan"])) for row in link.prices or ()},
         packs={row["stripe"]: row["pack"] for row in link.packs or ()},

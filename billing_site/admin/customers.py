@@ -16,6 +16,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 
 from billing_site import timeline
 from billing_site.admin.catalogue import PlanFeatureRows, PlanSlotsRows
+from billing_site.admin.closing import CLOSE_PAGES, OffersClosing
 from billing_site.admin.devices import AllocationRows
 from billing_site.admin.slots import RESIZE_PAGE, SYNC_PAGE, OffersSync
 from billing_site.admin.verbs import LIST_ACTIONS, VERB_PAGES, OffersVerbs
@@ -80,15 +81,16 @@ class SubscriptionRows(ReadOnlyRows):
 
 
 @admin.register(Tenant)
-class TenantAdmin(OffersVerbs, Found):
-    list_display = ("name", "slug", "billing_email", "created_at")
+class TenantAdmin(OffersVerbs, OffersClosing, Found):
+    list_display = ("name", "slug", "billing_email", "created_at", "closed_at")
+    custom_urls = CLOSE_PAGES
     search_fields = ("name", "slug", "billing_email", "contact_email")
-    readonly_fields = ("created_at",)
+    readonly_fields = ("created_at", "closed_at")
     inlines = (SubscriptionRows, MemberRows)
     prepopulated_fields: ClassVar = {"slug": ("name",)}
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        return ("created_at", "slug") if obj else ("created_at",)
+        return ("created_at", "closed_at", "slug") if obj else ("created_at",)
 
     def get_prepopulated_fields(self, request: HttpRequest, obj: Any = None) -> dict[str, Any]:
         return {} if obj else self.prepopulated_fields

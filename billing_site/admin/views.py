@@ -20,6 +20,7 @@ Names = dict[str, dict[int, str]]  # what the audit knows by key: column → key
 BADGES = {
     "ACTIVE": "success", "DONE": "success", "SENT": "success", "TRIAL": "info", "PENDING": "info", "GRACE": "warning",
     "SUSPENDED": "danger", "PARKED": "danger", "FAILED": "danger",
+    "STUCK": "danger",
 }  # fmt: skip
 
 

@@ -2,26 +2,37 @@
 
 from typing import TYPE_CHECKING
 
-from rest_framework.permissions import BasePermission
+from rest_framework.exceptions import PermissionDenied
+from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from billing_site.api import keys
 from billing_site.models import ApiKey
+from subscriptions.errors import TenantClosed
 from subscriptions.models import Member, Tenant
 
 if TYPE_CHECKING:  # settings name this module, and rest_framework.views reads settings while it is imported
     from rest_framework.views import APIView
 
 
+CLOSED = TenantClosed.code
+
+
 class IsTenant(BasePermission):
-    """Signed in as a member of a tenant, or with a tenant's key. Staff who are not members see nothing here."""
+    """Signed in as a member of a tenant, or with a tenant's key. Staff who are not members see nothing here. Where the
+    tenant is closed, everything can be read and nothing changed.
+    """
 
     message = "Only members of a tenant can use this."
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         if isinstance(request.auth, ApiKey):
-            return request.auth.tenant is not None and "customer" in request.auth.scopes
-        return bool(request.user and request.user.is_authenticated) and member_of(request) is not None
+            is_one = request.auth.tenant is not None and "customer" in request.auth.scopes
+        else:
+            is_one = bool(request.user and request.user.is_authenticated) and member_of(request) is not None
+        if is_one and request.method not in SAFE_METHODS and tenant_of(request).closed_at is not None:
+            raise PermissionDenied("This tenant is closed: what it had can be read, and nothing changed.", CLOSED)
+        return is_one
 
 
 class IsBillingOwner(IsTenant):
