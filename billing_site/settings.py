@@ -90,6 +90,7 @@ STRIPE_API_BASE = read(
     "STRIPE_API_BASE", env.str, "https://api.stripe.com", valid=lambda url: url.startswith(("http://", "https://"))
 ).rstrip("/")
 STRIPE_LIVE_MODE = read("STRIPE_LIVE_MODE", yes_or_no, False)
+STRIPE_AUTOMATIC_TAX = read("STRIPE_AUTOMATIC_TAX", yes_or_no, False)
 
 EMAIL = read("EMAIL_URL", env.email_url, env.email_url_config("smtp://localhost:25"))
 DEFAULT_FROM_EMAIL = read("DEFAULT_FROM_EMAIL", env.str, "Termkeeper <billing@localhost>", valid=lambda a: "@" in a)

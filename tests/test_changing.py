@@ -188,7 +188,7 @@ def test_a_staff_hold_is_not_lifted_by_the_customer_but_a_cancellation_is(
     now = at_stripe(shop.stripe, s)
     assert (now["cancel_at"], now["pause_collection"]["behavior"]) == (None, "void")
     with nothing_changes():
-        assert problem(ask(owner, s, "resume")) == (409, "illegal_transition")
+        assert problem(ask(owner, s, "resume")) == (409, "on_hold")
 
 
 # --- another plan, quantity, packs -----------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def test_packs_are_added_changed_and_removed_with_the_plan_at_once(shop: Shop, s
 def test_an_interval_takes_packs_of_its_own(shop: Shop, s: Subscription, owner: Client) -> None:
     done(ask(owner, s, "change", packs={"more": 1}))
     with nothing_changes():
-        assert problem(ask(owner, s, "change", interval="year")) == (400, "not_offered")
+        assert problem(ask(owner, s, "change", interval="year")) == (400, "no_such_pack")
     packs = {"more": 0, "more-yearly": 1}
     assert done(ask(owner, s, "change", interval="year", packs=packs))["packs"] == {"more-yearly": 1}
     assert_equal_to_stripe(shop.stripe, s)
@@ -304,8 +304,8 @@ def test_an_interval_takes_packs_of_its_own(shop: Shop, s: Subscription, owner: 
 @pytest.mark.parametrize(
     ("said", "status", "code"),
     [
-        ({"plan": "nothing"}, 400, "not_offered"),
-        ({"packs": {"nothing": 1}}, 400, "not_offered"),
+        ({"plan": "nothing"}, 400, "no_such_price"),
+        ({"packs": {"nothing": 1}}, 400, "no_such_pack"),
         ({"currency": "USD"}, 400, "currency_stays"),
         ({"quantity": 0}, 400, "invalid"),
         ({"quantity": 100_001}, 400, "invalid"),
@@ -329,7 +329,7 @@ def test_a_plan_of_another_type_or_no_longer_sold_is_not_changed_to(shop: Shop, 
     assert problem(ask(owner, s, "change", plan="addon-small")) == (400, "invalid_plan")
     shop.small.plan.is_sold = False
     shop.small.plan.save()
-    assert problem(ask(owner, s, "change", plan="small")) == (400, "not_offered")
+    assert problem(ask(owner, s, "change", plan="small")) == (400, "no_such_price")
 
 
 def test_in_a_trial_a_change_is_free_and_at_once(shop: Shop) -> None:
@@ -404,7 +404,7 @@ def test_a_card_that_is_declined_leaves_what_is_scheduled(shop: Shop, s: Subscri
 def test_what_ends_with_its_term_has_no_change_then(shop: Shop, s: Subscription, owner: Client) -> None:
     done(ask(owner, s, "cancel"))
     with nothing_changes():
-        assert problem(ask(owner, s, "change", quantity=2, when="term_end")) == (409, "illegal_transition")
+        assert problem(ask(owner, s, "change", quantity=2, when="term_end")) == (409, "ends_with_term")
 
 
 # --- who, and what if not --------------------------------------------------------------------------------------------

@@ -427,3 +427,32 @@ def test_the_time_is_set_and_set_back(shop: Shop) -> None:
     assert "2040-02-29 12:00" in visit(shop.stripe.url)[1]
     visit(shop.stripe.url, {"do": "real_time"})
     assert shop.stripe.control("GET", "/clock")["offset_seconds"] == 0
+
+
+def test_money_goes_back_and_a_dispute_ends_by_buttons(shop: Shop) -> None:
+    given_back, quarrelled = shop.subscription()["latest_invoice"], shop.subscription()["latest_invoice"]
+    charges = [charge["id"] for charge in shop.api("GET", "/v1/charges")["data"]]  # newest first
+    home, back = shop.stripe.url, {"back": "/#invoices"}
+    assert "said=refunded" in visit(home, {"do": "refund", "charge": charges[1]})[2]
+    assert visit(home, {"do": "refund", "charge": charges[1]})[0] == 400
+    assert "refunded 20.00 EUR" in visit(home)[1]
+    assert visit(f"{home}/_sandbox/invoices/{quarrelled}/dispute", back)[2] == "/#invoices"
+    dispute = shop.api("GET", "/v1/disputes")["data"][0]
+    assert dispute["charge"] == charges[0]
+    assert visit(f"{home}/_sandbox/disputes/{dispute['id']}/close", back | {"status": "won"})[2] == "/#invoices"
+    assert "dispute: won" in visit(home)[1]
+    assert shop.api("GET", f"/v1/invoices/{given_back}")["status"] == "paid"
+
+
+def test_a_customer_on_a_test_clock_buys_and_renews_in_its_time(shop: Shop) -> None:
+    clock = shop.api("POST", "/v1/test_helpers/test_clocks", frozen_time=1_900_000_000, name="Two years")["id"]
+    shop.customer = shop.api("POST", "/v1/customers", name="Acme GmbH", test_clock=clock)["id"]
+    session = shop.checkout(customer=shop.customer)
+    visit(session["url"], {"way": "works"})
+    bought = {"id": shop.session(session)["subscription"]}
+    assert shop.now(bought)["items"]["data"][0]["current_period_start"] == 1_900_000_000
+    form = {"do": "advance_clock", "clock": clock, "interval": "month"}
+    assert visit(shop.stripe.url, form)[0] == 303
+    visit(shop.stripe.url, form | {"interval": "day"})
+    assert shop.now(bought)["items"]["data"][0]["current_period_start"] > 1_900_000_000
+    assert visit(shop.stripe.url, form | {"clock": "clock_none"})[0] == 404

@@ -67,6 +67,7 @@ def test_every_route_answers_in_the_shape_that_stripe_publishes(api: Stripe, san
     invoice = api("GET", "/v1/invoices", subscription=subscription["id"], status="open")["data"][0]
     assert invoice["parent"]["subscription_details"]["subscription"] == subscription["id"]
     assert api("POST", f"/v1/invoices/{invoice['id']}/pay")["status"] == "paid"
+    assert len(api("GET", f"/v1/invoices/{invoice['id']}/lines")["data"]) == 1
     details = api("GET", f"/v1/invoices/{invoice['id']}", expand=["parent.subscription_details.subscription"])
     assert details["parent"]["subscription_details"]["subscription"]["status"] == "active"
     assert len(api("GET", "/v1/invoice_payments", invoice=invoice["id"])["data"]) == 1

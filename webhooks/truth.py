@@ -19,7 +19,7 @@ from entitlements.models import PlanFeature, PlanSlots, SubscriptionFeature, Sub
 from subscriptions.audit import STRIPE, Actor
 from subscriptions.errors import DomainError
 from subscriptions.models import Plan, PlanPrice, Subscription
-from subscriptions.states import LIVE, Type
+from subscriptions.states import LIVE, Status, Type
 from webhooks import newcomers, stripe_api
 from webhooks.converge import Known, Scheduled, UnknownCustomer, converge, scheduled
 from webhooks.models import Checkout, StripeLink, StripePrice, Telling
@@ -160,7 +160,8 @@ def known_of(state: Wanted) -> Known:
     )
     checkout_row = link.checkout or {}
     subscription = link.subscription
-    if subscription is None and checkout_row.get("renews"):
+    has_begun = state.status not in (None, Status.EXPIRED)  # a renewal that was never paid leaves ours as it is
+    if subscription is None and checkout_row.get("renews") and has_begun:
         subscription = Subscription.objects.filter(pk=checkout_row["renews"], stripe_link=None).first()
     return Known(
         subscription=subscription,

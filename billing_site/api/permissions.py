@@ -35,15 +35,17 @@ class IsTenant(BasePermission):
         return is_one
 
 
-class IsOwner(IsTenant):
-    """Who may spend the tenant's money: a billing owner, or a service with the tenant's key."""
-
-    message = "Only the billing owners of a tenant can do this."
+class IsBillingOwner(IsTenant):
+    """Whoever answers for a tenant's money: its billing owners, and its keys."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
-        member = member_of(request)
-        is_owner = isinstance(request.auth, ApiKey) or (member is not None and member.role == Member.Role.OWNER)
-        return super().has_permission(request, view) and is_owner
+        if not super().has_permission(request, view):
+            return False
+        member = None if isinstance(request.auth, ApiKey) else member_of(request)
+        if member is None or member.role == Member.Role.OWNER:
+            return True
+        self.message, self.code = "Only a billing owner can do this.", "billing_owner_only"
+        return False
 
 
 class HasScope(BasePermission):

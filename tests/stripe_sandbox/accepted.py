@@ -39,8 +39,8 @@ CUSTOMER_UPDATE = Group(
         "tax_exempt": Text(("", "exempt", "none", "reverse")),
     }
 )
-CUSTOMER_CREATE = Group({**CUSTOMER_UPDATE.fields, "payment_method": TEXT})
-CUSTOMER_LIST = Group(DATED | {"email": TEXT})
+CUSTOMER_CREATE = Group({**CUSTOMER_UPDATE.fields, "payment_method": TEXT, "test_clock": TEXT})
+CUSTOMER_LIST = Group(DATED | {"email": TEXT, "test_clock": TEXT})
 
 # catalogue
 
@@ -197,6 +197,7 @@ SUBSCRIPTION_LIST = Group(
         "customer": TEXT,
         "price": TEXT,
         "status": Text((*STATUSES, "ended", "all")),
+        "test_clock": TEXT,
     }
 )
 
@@ -250,7 +251,30 @@ INVOICE_PREVIEW = Group(
     required=("subscription",),
 )
 INVOICE_PAY = Group(EXPAND | {"off_session": FLAG, "paid_out_of_band": FLAG, "payment_method": TEXT, "source": TEXT})
-INVOICE_PAYMENT_LIST = Group(DATED | {"invoice": TEXT, "status": Text(("canceled", "open", "paid"))})
+INVOICE_PAYMENT_LIST = Group(
+    DATED
+    | {
+        "invoice": TEXT,
+        "payment": Group({"payment_intent": TEXT, "type": Text(("payment_intent",))}, required=("type",)),
+        "status": Text(("canceled", "open", "paid")),
+    }
+)
+
+# money taken and given back
+
+CHARGE_LIST = Group(DATED | {"customer": TEXT, "payment_intent": TEXT})
+REFUND_CREATE = Group(
+    EXPAND
+    | META
+    | {
+        "amount": Whole(least=1),
+        "charge": TEXT,
+        "payment_intent": TEXT,
+        "reason": Text(("duplicate", "fraudulent", "requested_by_customer")),
+    }
+)
+REFUND_LIST = DISPUTE_LIST = Group(DATED | {"charge": TEXT, "payment_intent": TEXT})
+LABELLED = Group(EXPAND | META)
 
 # checkout and portal
 
@@ -329,6 +353,11 @@ PORTAL_CREATE = Group(
     required=("customer",),
 )
 
+# test clocks
+
+CLOCK_CREATE = Group(EXPAND | {"frozen_time": TIME, "name": TEXT}, required=("frozen_time",))
+CLOCK_ADVANCE = Group(EXPAND | {"frozen_time": TIME}, required=("frozen_time",))
+
 # webhook endpoints and events
 
 ENDPOINT_CREATE = Group(
@@ -340,7 +369,7 @@ ENDPOINT_CREATE = Group(
 ENDPOINT_UPDATE = Group(
     EXPAND | META | {"description": TEXT, "disabled": FLAG, "enabled_events": Many(TEXT), "url": TEXT}
 )
-EVENT_LIST = Group(DATED | {"type": TEXT, "types": Many(TEXT)})
+EVENT_LIST = Group(DATED | {"delivery_success": FLAG, "type": TEXT, "types": Many(TEXT)})
 
 # what answers without parameters of its own
 PLAIN = Group(EXPAND)

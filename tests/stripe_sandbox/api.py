@@ -14,8 +14,10 @@ from urllib.parse import unquote
 from . import (
     catalogue_routes,
     checkout_routes,
+    clock_routes,
     event_routes,
     invoice_routes,
+    payment_routes,
     preview_routes,
     schedule_routes,
     subscription_routes,
@@ -32,8 +34,10 @@ from .world import World
 FAMILIES = (
     catalogue_routes,
     checkout_routes,
+    clock_routes,
     event_routes,
     invoice_routes,
+    payment_routes,
     preview_routes,
     schedule_routes,
     subscription_routes,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import dropwhile, islice
 from typing import Any
 
 from .errors import StripeError, no_such
@@ -14,7 +15,10 @@ from .world import World
 
 @dataclass
 class Call:
-    """``params`` are read and typed; ``ids`` are what the path named; ``now`` is the one reading of the clock."""
+    """``params`` are read and typed; ``ids`` are what the path named; ``now`` is the one reading of the clock.
+
+    Finding an object that lives on a test clock makes ``now`` the time of that clock.
+    """
 
     world: World
     params: Obj
@@ -29,6 +33,7 @@ class Call:
         found = self.world.store.get(kind, object_id)
         if found is None or found.get("deleted"):
             raise no_such(what or kind.replace("_", " "), object_id, param=param, status=status)
+        self.now = self.world.time_of(found) if self.world.clock_of(found) else self.now
         return found
 
     def refer(self, kind: str, object_id: str, *, param: str | None = None) -> Obj:
@@ -38,27 +43,34 @@ class Call:
     def show(self, obj: Obj) -> Obj:
         return render(self.world, obj, expand=self.expand, version=self.version)
 
-    def page(self, objects: Iterable[Obj]) -> Obj:
-        """One page, newest first; ``objects`` are already filtered and in the order of their creation."""
-        newest = list(objects)[::-1]
-        newest = [obj for obj in newest if within(obj["created"], self.params.get("created"))]
-        limit = self.params.get("limit", 10)
+    def page(self, kind: str, wanted: Callable[[Obj], bool] = lambda obj: True) -> Obj:
+        """One page of what is wanted, newest first. Looks at no more objects than it has to."""
+        objects, limit = self.world.store.all(kind), self.params.get("limit", 10)
         after, before = self.params.get("starting_after"), self.params.get("ending_before")
         if after and before:
             raise StripeError("You cannot parameterize both starting_after and ending_before", param="starting_after")
+        for param in ("starting_after", "ending_before"):
+            if self.params.get(param) and self.params[param] not in objects:
+                raise no_such(kind.replace("_", " "), self.params[param], param=param, status=400)
         if before:
-            rest = newest[: self._position(newest, before, "ending_before")]
-            shown, has_more = rest[-limit:], len(rest) > limit
+            rest = list(self._first(limit + 1, _beyond(objects.values(), before), wanted))
+            shown = rest[:limit][::-1]
         else:
-            rest = newest[self._position(newest, after, "starting_after") + 1 :] if after else newest
-            shown, has_more = rest[:limit], len(rest) > limit
-        return render_list(self.world, shown, self.path, has_more=has_more, expand=self.expand, version=self.version)
+            newest: Iterable[Obj] = reversed(objects.values())
+            rest = list(self._first(limit + 1, _beyond(newest, after) if after else newest, wanted))
+            shown = rest[:limit]
+        more = len(rest) > limit
+        return render_list(self.world, shown, self.path, has_more=more, expand=self.expand, version=self.version)
 
-    def _position(self, objects: list[Obj], object_id: str, param: str) -> int:
-        for position, obj in enumerate(objects):
-            if obj["id"] == object_id:
-                return position
-        raise no_such("object", object_id, param=param, status=400)
+    def _first(self, count: int, objects: Iterable[Obj], wanted: Callable[[Obj], bool]) -> Iterable[Obj]:
+        created = self.params.get("created")
+        if created is not None:
+            objects = (obj for obj in objects if within(obj["created"], created))
+        return islice(filter(wanted, objects), count)
+
+
+def _beyond(objects: Iterable[Obj], object_id: str) -> Iterable[Obj]:
+    return islice(dropwhile(lambda obj: obj["id"] != object_id, objects), 1, None)
 
 
 def within(value: int, bounds: Any) -> bool:

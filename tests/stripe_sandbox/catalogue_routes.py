@@ -17,14 +17,21 @@ def account(call: Call) -> Obj:
 
 @route("POST", "/v1/customers", accepted.CUSTOMER_CREATE)
 def create_customer(call: Call) -> Obj:
+    if "test_clock" in call.params:
+        clock = call.refer("test_helpers.test_clock", call.params["test_clock"], param="test_clock")
+        call.now = clock["frozen_time"]
     return call.show(call.world.put(shapes.customer(call.params, now=call.now)))
 
 
 @route("GET", "/v1/customers", accepted.CUSTOMER_LIST)
 def list_customers(call: Call) -> Obj:
-    email = call.params.get("email")
-    customers = call.world.store.all("customer").values()
-    return call.page(c for c in customers if not c.get("deleted") and email in (None, c["email"]))
+    email, clock = call.params.get("email"), call.params.get("test_clock")
+
+    def wanted(customer: Obj) -> bool:
+        live = not customer.get("deleted")
+        return live and email in (None, customer["email"]) and customer["test_clock"] == clock
+
+    return call.page("customer", wanted)
 
 
 @route("GET", "/v1/customers/{}", accepted.PLAIN)
@@ -84,8 +91,7 @@ def create_product(call: Call) -> Obj:
 @route("GET", "/v1/products", accepted.PRODUCT_LIST)
 def list_products(call: Call) -> Obj:
     active, ids = call.params.get("active"), call.params.get("ids")
-    products = call.world.store.all("product").values()
-    return call.page(p for p in products if active in (None, p["active"]) and (ids is None or p["id"] in ids))
+    return call.page("product", lambda p: active in (None, p["active"]) and (ids is None or p["id"] in ids))
 
 
 @route("GET", "/v1/products/{}", accepted.PLAIN)
@@ -134,11 +140,12 @@ def list_prices(call: Call) -> Obj:
     given = call.params
     keys, interval = given.get("lookup_keys"), given.get("recurring", {}).get("interval")
     return call.page(
-        price
-        for price in call.world.store.all("price").values()
-        if (keys is None or price["lookup_key"] in keys)
-        and (interval is None or (price["recurring"] or {}).get("interval") == interval)
-        and all(given.get(name) in (None, price[name]) for name in ("active", "currency", "product", "type"))
+        "price",
+        lambda price: (
+            (keys is None or price["lookup_key"] in keys)
+            and (interval is None or (price["recurring"] or {}).get("interval") == interval)
+            and all(given.get(name) in (None, price[name]) for name in ("active", "currency", "product", "type"))
+        ),
     )
 
 

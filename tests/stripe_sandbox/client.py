@@ -159,12 +159,29 @@ class Sandbox:
         """Make answers about the object look so; ``{}`` ends it. ``$remove`` and ``$generation`` are understood."""
         return self.control("PATCH", f"/objects/{object_id}", changes)
 
-    def complete(self, session_id: str, *, settled: bool = True) -> Any:
-        return self.control("POST", f"/checkout/{session_id}/complete", {"settled": settled})
+    def complete(self, session_id: str, *, settled: bool | None = None) -> Any:
+        """The customer pays. ``settled`` False: the money is on its way; None: as the ways of paying have it."""
+        given = {} if settled is None else {"settled": settled}
+        return self.control("POST", f"/checkout/{session_id}/complete", given)
+
+    def bought_by_link(self, price: str, **given: Any) -> Any:
+        """A completed session of a payment link, made by nobody's program; answers the session.
+
+        ``quantity``, ``email``, ``name``, ``metadata``, ``client_reference_id``, ``settled``, ``pricing_table=True``.
+        """
+        return self.control("POST", "/payment_link", {"price": price} | given)
 
     def arrive(self, session_id: str, *, succeeded: bool = True) -> Any:
         """The delayed money of a session completed with ``settled=False``."""
         return self.control("POST", f"/checkout/{session_id}/arrive", {"succeeded": succeeded})
+
+    def dispute(self, invoice_id: str, *, reason: str = "fraudulent") -> Any:
+        """The bank of who paid the invoice takes the money back for now; answers the dispute."""
+        return self.control("POST", f"/invoices/{invoice_id}/dispute", {"reason": reason})
+
+    def close_dispute(self, dispute_id: str, *, status: str = "lost") -> Any:
+        """``status``: won, lost, warning_closed or prevented."""
+        return self.control("POST", f"/disputes/{dispute_id}/close", {"status": status})
 
     def emit(
         self, type: str, object_id: str, *, generation: str = "2026", overrides: dict[str, Any] | None = None
@@ -172,6 +189,14 @@ class Sandbox:
         """Send an event about a present object; answers the event. ``overrides`` change the event itself."""
         given = {"type": type, "object": object_id, "generation": generation, "overrides": overrides or {}}
         return self.control("POST", "/events", given)
+
+    def seed(self, subscriptions: int, price: str, **given: Any) -> Any:
+        """So many customers with a paid subscription each, quickly and untold; answers the ids of both.
+
+        ``quantity``, ``items``, ``metadata``, ``customer_metadata`` (``{n}`` in a value is the customer's number) and
+        ``events=True``, which tells the webhooks.
+        """
+        return self.control("POST", "/seed", {"subscriptions": subscriptions, "price": price} | given)
 
     def knobs(self, **knobs: Any) -> Any:
         """Exactly these knobs, the others at rest; ``knobs()`` puts all at rest."""

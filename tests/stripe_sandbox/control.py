@@ -4,10 +4,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from . import billing, checkout_routes, deadlines, schedules
+from . import billing, checkouts, deadlines, payment_links, payments, schedules
 from .errors import ControlError
 from .ids import API_VERSION, OLD_API_VERSION, kind_of
 from .render import overridden, render
+from .seeding import seed
 from .store import Obj
 from .world import World
 
@@ -36,7 +37,7 @@ def answer(world: World, method: str, path: str, given: Obj) -> Any:
 def _subscription_verb(world: World, given: Obj, subscription_id: str, verb: str) -> Obj:
     with world.changing():
         subscription = _find(world, subscription_id)
-        now = world.now()
+        now = world.time_of(subscription)
         if verb in ("pay", "renew", "fail", "unpaid"):
             schedules.turn_with_period(world, subscription, now=now)
         match verb:
@@ -97,16 +98,37 @@ def _override(world: World, given: Obj, object_id: str) -> Obj:
 
 def _checkout_verb(world: World, given: Obj, session_id: str, verb: str) -> Obj:
     with world.changing():
-        session, now = _find(world, session_id), world.now()
+        session = _find(world, session_id)
+        now = world.time_of(session)
         match verb:
             case "complete":
-                settled = _truth(given.get("settled", True))
-                return render(world, checkout_routes.complete(world, session, now=now, settled=settled))
+                settled = _truth(given.get("settled", checkouts.settles_at_once(session)))
+                return render(world, checkouts.complete(world, session, now=now, settled=settled))
             case "arrive":
                 succeeded = _truth(given.get("succeeded", True))
-                return render(world, checkout_routes.arrive(world, session, succeeded=succeeded, now=now))
+                return render(world, checkouts.arrive(world, session, succeeded=succeeded, now=now))
             case _:
                 raise ControlError(f"no such verb: {verb}", status=404)
+
+
+def _bought_by_link(world: World, given: Obj) -> Obj:
+    return render(world, payment_links.buy(world, given))
+
+
+def _dispute_invoice(world: World, given: Obj, invoice_id: str) -> Obj:
+    """A customer's bank disputes the payment of an invoice."""
+    with world.changing():
+        charge = payments.charge_of(world, _find(world, invoice_id))
+        reason = str(given.get("reason", "fraudulent"))
+        return render(world, payments.dispute(world, charge, reason=reason, now=world.time_of(charge)))
+
+
+def _close_dispute(world: World, given: Obj, dispute_id: str) -> Obj:
+    with world.changing():
+        dispute = _find(world, dispute_id)
+        status = str(given.get("status", "lost"))
+        now = world.time_of(world.need("charge", dispute["charge"]))
+        return render(world, payments.close_dispute(world, dispute, status=status, now=now))
 
 
 def _emit(world: World, given: Obj) -> Obj:
@@ -175,6 +197,7 @@ def _clock(world: World, given: Obj) -> Obj:
         world.set_clock(given.get("offset_seconds"))
         if world.knobs.auto_renew:
             deadlines.tick(world, now=world.now())
+        world.deliveries.clock_moved(world.now())
     return {"offset_seconds": world.clock_offset, "now": world.now()}
 
 
@@ -225,7 +248,11 @@ _DOORS: list[tuple[str, str, Callable[..., Any]]] = [
     ("GET|POST", "/clock", _clock),
     ("POST", "/tick", _tick),
     ("POST", "/events", _emit),
+    ("POST", "/seed", seed),
+    ("POST", "/payment_link", _bought_by_link),
     ("POST", "/checkout/([^/]+)/([a-z]+)", _checkout_verb),
     ("POST", "/subscriptions/([^/]+)/([a-z]+)", _subscription_verb),
+    ("POST", "/invoices/([^/]+)/dispute", _dispute_invoice),
+    ("POST", "/disputes/([^/]+)/close", _close_dispute),
     ("PATCH", "/(?:subscriptions|objects)/([^/]+)", _override),
 ]

@@ -1,42 +1,66 @@
 """What the passing of time does: every deadline there is, and what happens when it passes."""
 
+from collections import Counter
+from functools import partial
 from typing import Protocol
 
 from . import schedules
+from .agenda import OWN_TIME
 from .billing import OVER, UPDATED, cancel, collect_change, end_trial, fail, give_up, pause, renew, settle, take_pending
 from .cards import card_of
+from .ids import kind_of
 from .invoices import draw_up, unpaid_of
 from .items import items_of, period_end
 from .periods import DAY
 from .store import Obj
 from .world import World
 
+_PATIENCE = 2000
+
 
 class Deadline(Protocol):
-    def __call__(self, world: World, subscription: Obj, *, now: int) -> None: ...
+    def __call__(self, world: World, obj: Obj, /, *, now: int) -> None: ...
 
 
-def tick(world: World, *, now: int) -> int:
-    """Do what has fallen due, each at its own instant; how many deadlines passed. Safe to repeat."""
-    passed = 0
+def tick(world: World, *, now: int, clock: str = OWN_TIME) -> int:
+    """Do what has fallen due on a clock, each at its own instant and in that order; how many deadlines passed.
+
+    Safe to repeat. A clock set years ahead is caught up deadline by deadline.
+    """
+    passed = Counter[str]()
     with world.changing():
-        for session in world.store.all("checkout.session").values():
-            if session["status"] == "open" and session["expires_at"] <= now:
-                world.put(session | {"status": "expired", "url": None})
-                passed += 1
-        for subscription in list(world.store.all("subscription").values()):
-            for _ in range(200):  # a clock set years ahead is caught up deadline by deadline
-                due = [(when, rank) for rank, (when, _) in enumerate(deadlines(world, subscription)) if when <= now]
-                if not due:
-                    break
-                when, rank = min(due)
-                deadlines(world, subscription)[rank][1](world, subscription, now=max(when, subscription["created"]))
-                passed += 1
-    return passed
+        while (object_id := world.agenda.first(clock, by=now, ask=partial(_next_of, world))) is not None:
+            obj = world.need(kind_of(object_id) or "", object_id)
+            when, _, act = _first(world, obj)
+            world.agenda.touch(object_id)
+            if passed[object_id] == _PATIENCE:
+                break  # the rest in the next second: other callers are waiting
+            passed[object_id] += 1
+            act(world, obj, now=max(when, obj["created"]))
+    return passed.total()
 
 
-def deadlines(world: World, subscription: Obj) -> list[tuple[int, Deadline]]:
+def _next_of(world: World, object_id: str) -> tuple[str, int] | None:
+    """The clock that something is on, and its next deadline."""
+    obj = world.store.get(kind_of(object_id) or "", object_id)
+    found = deadlines(world, obj) if obj else []
+    if obj is None or not found:
+        return None
+    return world.clock_of(obj) or OWN_TIME, min(when for when, _ in found)
+
+
+def _first(world: World, obj: Obj) -> tuple[int, int, Deadline]:
+    return min((when, rank, act) for rank, (when, act) in enumerate(deadlines(world, obj)))
+
+
+def deadlines(world: World, obj: Obj) -> list[tuple[int, Deadline]]:
     """What time alone will do to it. At the same instant the first one listed wins."""
+    if obj["object"] == "checkout.session":
+        return [(obj["expires_at"], _expire_session)] if obj["status"] == "open" else []
+    return _of_subscription(world, obj)
+
+
+def _of_subscription(world: World, subscription: Obj) -> list[tuple[int, Deadline]]:
     found: list[tuple[int, Deadline]] = []
     status = subscription["status"]
     if subscription["cancel_at"] and status not in OVER:
@@ -48,7 +72,7 @@ def deadlines(world: World, subscription: Obj) -> list[tuple[int, Deadline]]:
     if paused and paused["resumes_at"] and status not in OVER:
         found.append((paused["resumes_at"], _resume_collection))
     match status:
-        case "incomplete":
+        case "incomplete" if not subscription.get("_awaits_money"):
             found.append((subscription["created"] + 23 * 3600, _expire))
         case "trialing":
             if not subscription.get("_trial_end_told"):
@@ -78,6 +102,10 @@ def _resume_collection(world: World, subscription: Obj, *, now: int) -> None:
     """Coming invoices are asked for again; those made meanwhile stay as they are."""
     with world.updating(subscription, UPDATED, now=now):
         subscription["pause_collection"] = None
+
+
+def _expire_session(world: World, session: Obj, *, now: int) -> None:
+    world.put(session | {"status": "expired", "url": None})
 
 
 def _expire(world: World, subscription: Obj, *, now: int) -> None:

@@ -15,7 +15,7 @@ def create(call: Call) -> Obj:
 
 @route("GET", "/v1/webhook_endpoints", accepted.PAGED)
 def list_all(call: Call) -> Obj:
-    return call.page(call.world.store.all("webhook_endpoint").values())
+    return call.page("webhook_endpoint")
 
 
 @route("GET", "/v1/webhook_endpoints/{}", accepted.PLAIN)
@@ -47,9 +47,19 @@ def delete(call: Call) -> Obj:
 
 @route("GET", "/v1/events", accepted.EVENT_LIST)
 def list_events(call: Call) -> Obj:
-    kind, kinds = call.params.get("type"), call.params.get("types")
-    events = call.world.store.all("event").values()
-    return call.page(e for e in events if kind in (None, e["type"]) and (kinds is None or e["type"] in kinds))
+    """``delivery_success`` false: those that an endpoint has not accepted (yet)."""
+    given = call.params
+    kind, kinds, arrived = given.get("type"), given.get("types"), given.get("delivery_success")
+    if kind and kinds:
+        raise StripeError("You may only specify one of these parameters: type, types.")
+    return call.page(
+        "event",
+        lambda event: (
+            kind in (None, event["type"])
+            and (kinds is None or event["type"] in kinds)
+            and arrived in (None, event["pending_webhooks"] == 0)
+        ),
+    )
 
 
 @route("GET", "/v1/events/{}", accepted.PLAIN)

@@ -6,7 +6,7 @@ from .calls import Call, route
 from .cards import NO_CARD, card_of, decline_of
 from .errors import StripeError
 from .invoices import subscription_of
-from .shapes import payment_method
+from .shapes import list_of
 from .store import Obj
 
 
@@ -14,16 +14,22 @@ from .store import Obj
 def list_all(call: Call) -> Obj:
     given = call.params
     return call.page(
-        invoice
-        for invoice in call.world.store.all("invoice").values()
-        if given.get("subscription") in (None, subscription_of(invoice))
-        and all(given.get(name) in (None, invoice[name]) for name in ("customer", "status", "collection_method"))
+        "invoice",
+        lambda invoice: (
+            given.get("subscription") in (None, subscription_of(invoice))
+            and all(given.get(name) in (None, invoice[name]) for name in ("customer", "status", "collection_method"))
+        ),
     )
 
 
 @route("GET", "/v1/invoices/{}", accepted.PLAIN)
 def retrieve(call: Call) -> Obj:
     return call.show(call.find("invoice", call.ids[0]))
+
+
+@route("GET", "/v1/invoices/{}/lines", accepted.PAGED)
+def lines(call: Call) -> Obj:
+    return list_of(call.find("invoice", call.ids[0])["lines"]["data"], call.path)
 
 
 @route("POST", "/v1/invoices/{}/pay", accepted.INVOICE_PAY)
@@ -49,18 +55,11 @@ def pay(call: Call) -> Obj:
 @route("GET", "/v1/invoice_payments", accepted.INVOICE_PAYMENT_LIST)
 def list_payments(call: Call) -> Obj:
     given = call.params
-    payments = call.world.store.all("invoice_payment").values()
-    return call.page(p for p in payments if all(given.get(name) in (None, p[name]) for name in ("invoice", "status")))
-
-
-@route("GET", "/v1/payment_intents/{}", accepted.PLAIN)
-def retrieve_intent(call: Call) -> Obj:
-    return call.show(call.find("payment_intent", call.ids[0]))
-
-
-@route("GET", "/v1/payment_methods/{}", accepted.PLAIN)
-def retrieve_method(call: Call) -> Obj:
-    for customer in call.world.store.all("customer").values():
-        if not customer.get("deleted") and customer["invoice_settings"]["default_payment_method"] == call.ids[0]:
-            return payment_method(call.ids[0], customer["id"])
-    raise StripeError(f"No such PaymentMethod: '{call.ids[0]}'", status=404, code="resource_missing", param="id")
+    intent = given.get("payment", {}).get("payment_intent")
+    return call.page(
+        "invoice_payment",
+        lambda payment: (
+            all(given.get(name) in (None, payment[name]) for name in ("invoice", "status"))
+            and intent in (None, payment["payment"]["payment_intent"])
+        ),
+    )

@@ -9,7 +9,7 @@ from .ids import ACCOUNT_ID
 from .invoices import payments_of
 from .shapes import account, list_of, payment_method
 from .store import Obj
-from .world import World, public
+from .world import World, outer, public
 
 # fields that hold the id of another object; the kind of the other, by the field's name
 _REFERENCES = {
@@ -23,6 +23,9 @@ _REFERENCES = {
     "default_price": "price",
     "price": "price",
     "payment_intent": "payment_intent",
+    "charge": "charge",
+    "test_clock": "test_helpers.test_clock",
+    "latest_charge": "charge",
     "default_payment_method": "payment_method",
     "payment_method": "payment_method",
     "on_behalf_of": "account",
@@ -55,7 +58,18 @@ def render_list(
             hint = f"You may want to try expanding 'data.{path}' instead."
             raise StripeError(f"This property cannot be expanded ({path}). {hint}", param="expand")
         inner.append(path.removeprefix("data."))
-    return list_of([render(world, obj, expand=inner, version=version) for obj in objects], url, has_more=has_more)
+    plain = not is_old(version) and not any("." in path for path in inner) and not world.store.all("override")
+    if plain:  # what is inside stays as it is, so it need not be copied
+        shown = [_expanded(world, outer(obj), inner) for obj in objects]
+    else:
+        shown = [render(world, obj, expand=inner, version=version) for obj in objects]
+    return list_of(shown, url, has_more=has_more)
+
+
+def _expanded(world: World, shown: Obj, expand: list[str]) -> Obj:
+    for path in expand:
+        _expand(world, shown, [path], path)
+    return shown
 
 
 def overridden(shown: Obj, value: Obj) -> Obj:
@@ -99,6 +113,8 @@ def _expand(world: World, place: Any, steps: list[str], path: str) -> None:
         if name not in _REFERENCES or (kind, name) in _NEVER:
             raise StripeError(f"This property cannot be expanded ({path}).", param="expand")
         place[name] = value = _find(world, _REFERENCES[name], value, place)
+        if rest and isinstance(value, dict):
+            place[name] = value = public(value)
     elif not rest and value is not None and name not in _REFERENCES and (kind, name) not in _INCLUDABLE:
         raise StripeError(f"This property cannot be expanded ({path}).", param="expand")
     if rest:
@@ -147,4 +163,4 @@ def _find(world: World, kind: str, object_id: str, place: Obj) -> Obj | str:
     if kind == "payment_method":
         return payment_method(object_id, place.get("customer") or place.get("id"))
     found = world.store.get(kind, object_id)
-    return public(found) if found else object_id
+    return outer(found) if found else object_id

@@ -28,11 +28,12 @@ def create(call: Call) -> Obj:
 def list_all(call: Call) -> Obj:
     given, dates = call.params, ("canceled_at", "completed_at", "released_at")
     return call.page(
-        schedule
-        for schedule in call.world.store.all(KIND).values()
-        if given.get("customer") in (None, schedule["customer"])
-        and given.get("scheduled") in (None, schedule["status"] == "not_started")
-        and all(schedule[name] and within(schedule[name], given[name]) for name in dates if name in given)
+        KIND,
+        lambda schedule: (
+            given.get("customer") in (None, schedule["customer"])
+            and given.get("scheduled") in (None, schedule["status"] == "not_started")
+            and all(schedule[name] and within(schedule[name], given[name]) for name in dates if name in given)
+        ),
     )
 
 

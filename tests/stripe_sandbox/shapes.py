@@ -60,7 +60,7 @@ def customer(given: Obj, *, now: int) -> Obj:
         "preferred_locales": given.get("preferred_locales", []),
         "shipping": None,
         "tax_exempt": given.get("tax_exempt") or "none",
-        "test_clock": None,
+        "test_clock": given.get("test_clock"),
     }
 
 

@@ -31,12 +31,13 @@ from .store import Obj
 
 @route("POST", "/v1/subscriptions", accepted.SUBSCRIPTION_CREATE)
 def create(call: Call) -> Obj:
+    customer = call.refer("customer", call.params["customer"])
     given, world, now = call.params, call.world, call.now
-    customer = call.refer("customer", given["customer"])
     orders = orders_from(call, given.get("items", []))
     given["trial_end"] = trial_end_from(given, now=now)
     check_anchor(given, orders, now=now)
     subscription = shapes.subscription(given, customer_id=customer["id"], currency=orders[0][0]["currency"], now=now)
+    subscription["test_clock"] = customer["test_clock"]
     card, behaviour = card_of(world, subscription), given.get("payment_behavior", "allow_incomplete")
     charged = given["trial_end"] is None and subscription["collection_method"] == "charge_automatically"
     if charged and behaviour != "default_incomplete":
@@ -60,10 +61,12 @@ def list_all(call: Call) -> Obj:
     status, price = given.get("status"), given.get("price")
 
     def wanted(subscription: Obj) -> bool:
+        if given.get("customer") not in (None, subscription["customer"]):
+            return False
         items = items_of(subscription)
         return (
             _status_matches(subscription["status"], status)
-            and given.get("customer") in (None, subscription["customer"])
+            and ("customer" in given or subscription["test_clock"] == given.get("test_clock"))
             and given.get("collection_method") in (None, subscription["collection_method"])
             and (price is None or any(item["price"]["id"] == price for item in items))
             and all(
@@ -73,7 +76,7 @@ def list_all(call: Call) -> Obj:
             )
         )
 
-    return call.page(filter(wanted, call.world.store.all("subscription").values()))
+    return call.page("subscription", wanted)
 
 
 def _status_matches(status: str, asked: str | None) -> bool:

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import shapes
+from .agenda import Agenda
 from .deliveries import Deliveries, Errand
 from .errors import ControlError
 from .ids import API_VERSION, new_id
 from .knobs import Knobs, knobs_from
 from .store import Obj, Store
+from .traffic import KeysInUse, RateLimit
 
 _NOBODY: Obj = {"id": None, "idempotency_key": None}
 
@@ -40,12 +42,27 @@ class World:
         self.request: Obj = _NOBODY  # who is asking, for the events this causes; read and set under the lock
         self._depth = 0
         self._errands: list[Errand] = []
+        self._aloud = True
+        self.rate, self.keys = RateLimit(), KeysInUse()
+        self.agenda = Agenda()
+        self._rethink()
         self.knobs, self.dice, self.clock_offset = Knobs(), random.Random(0), 0
         self._recall_settings()
         self.deliveries = Deliveries(self)
 
     def now(self) -> int:
         return int(time.time()) + self.clock_offset
+
+    def time_of(self, obj: Obj) -> int:
+        """Now, for an object: that of the test clock which it or its customer is on, or the sandbox's own."""
+        clock = self.store.get("test_helpers.test_clock", self.clock_of(obj) or "")
+        return clock["frozen_time"] if clock else self.now()
+
+    def clock_of(self, obj: Obj) -> str | None:
+        """The test clock that it or its customer is on."""
+        customer = obj if obj["object"] == "customer" else self.store.get("customer", str(obj.get("customer")))
+        found: str | None = (customer or {}).get("test_clock")
+        return found
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -65,6 +82,11 @@ class World:
 
     def put(self, obj: Obj) -> Obj:
         """Keep the object under the kind it names itself."""
+        match obj["object"]:
+            case "subscription" | "checkout.session":
+                self.agenda.touch(obj["id"])
+            case "subscription_schedule" | "invoice":
+                self.agenda.touch(_subscription_of(obj))
         return self.store.put(obj["object"], obj)
 
     def need(self, kind: str, object_id: str) -> Obj:
@@ -73,9 +95,18 @@ class World:
 
     # events
 
+    @contextmanager
+    def speaking(self, aloud: bool) -> Iterator[None]:
+        """With ``aloud`` False nothing that happens inside becomes an event."""
+        before, self._aloud = self._aloud, aloud
+        try:
+            yield
+        finally:
+            self._aloud = before
+
     def emit(self, kind: str, obj: Obj, *, now: int, previous: Obj | None = None) -> Obj:
         """Record that something happened to an object, as it is now, and tell every endpoint that listens."""
-        return self.announce(kind, public(obj), now=now, previous=previous)
+        return self.announce(kind, public(obj), now=now, previous=previous) if self._aloud else {}
 
     def announce(
         self,
@@ -104,10 +135,10 @@ class World:
     @contextmanager
     def updating(self, obj: Obj, kind: str, *, now: int) -> Iterator[Obj]:
         """Change an object; if it did change, keep it and emit ``kind`` with what it was before."""
-        before = public(obj)
+        before = public(obj) if self._aloud else {}
         yield obj
         self.put(obj)
-        previous = what_was(before, public(obj))
+        previous = what_was(before, public(obj)) if self._aloud else {}
         if previous:
             self.emit(kind, obj, now=now, previous=previous)
 
@@ -123,6 +154,7 @@ class World:
         """Turn knobs. With ``onto_present`` those not named stay; otherwise they go back to rest."""
         with self.changing():
             self.knobs = knobs_from(given, self.knobs if onto_present else None)
+            self._rethink()  # of dunning
             self.dice = random.Random(self.knobs.seed)
             self._keep_settings()
         self.deliveries.knobs_turned()
@@ -141,10 +173,16 @@ class World:
         with self.changing():
             self.store.clear()
             self._errands.clear()
+            self.agenda.forget()
             self.requests.clear()
             self.deliveries.forget()
             self.knobs, self.dice, self.clock_offset = Knobs(), random.Random(0), 0
         self.deliveries.wait_quiet(5)  # for attempts under way: what arrives after this is of the new world
+
+    def _rethink(self) -> None:
+        for kind in ("subscription", "checkout.session"):
+            for object_id in self.store.all(kind):
+                self.agenda.touch(object_id)
 
     def _keep_settings(self) -> None:
         self.store.put("setting", {"id": "knobs", "value": self.knobs.plain()})
@@ -159,10 +197,20 @@ class World:
             self.clock_offset = settings["clock_offset"]["value"]
 
 
+def _subscription_of(obj: Obj) -> str:
+    details = (obj.get("parent") or {}).get("subscription_details") or {}
+    return str(obj.get("subscription") or details.get("subscription"))
+
+
 def public(obj: Obj) -> Obj:
     """A copy without what is ours. Through JSON, which all of it is: several times faster than deepcopy."""
     copied: Obj = json.loads(json.dumps({key: value for key, value in obj.items() if not key.startswith("_")}))
     return copied
+
+
+def outer(obj: Obj) -> Obj:
+    """Like ``public``, but what is inside is shared: for answers that are written down at once."""
+    return {key: value for key, value in obj.items() if not key.startswith("_")}
 
 
 def what_was(before: Obj, after: Obj) -> Obj:
