@@ -19,10 +19,10 @@ from tests.stripe_equal import assert_equal_to_stripe
 from tests.stripe_sandbox.client import Sandbox
 from tests.test_limits import held_by, parked
 from tests.test_slots import used
-from webhooks import inbox, outbound, truth
+from webhooks import inbox, outbound, stripe_api, truth
 from webhooks.catalogue import customer_of
 from webhooks.models import StripeLink, Telling
-from webhooks.stripe_state import Unmappable
+from webhooks.stripe_state import Unmappable, wanted
 
 pytestmark = pytest.mark.django_db
 
@@ -323,7 +323,7 @@ def test_whatever_was_heard_of_failing_and_recovering_the_state_is_stripes(
 
 def test_news_that_were_fetched_before_the_payment_change_nothing_after_it(shop: Shop, s: Subscription) -> None:
     shop.stripe.fail(link_of(s))
-    old = truth.wanted(truth.stripe_api.fetch_subscription(link_of(s)))
+    old = wanted(stripe_api.fetch_subscription(link_of(s)))
     ticket = truth.take_ticket(link_of(s))
     shop.stripe.pay(link_of(s))
     assert brought(s).status == Status.ACTIVE

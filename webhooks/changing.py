@@ -243,8 +243,9 @@ def change(
     """Buy something else: now, with what it costs more for the rest of the period paid at once, or when the term ends.
     A change that is asked for takes the place of one that is scheduled; asking for what there is drops that one.
 
-    Raises NotBilledByStripe, NoSuchPrice, NoSuchPack, InvalidPlan, CurrencyStays, DevicesWouldBeParked unless that is confirmed,
-    PreviewTooOld, EndsWithTerm for a later change of what ends then, IllegalTransition for one of a trial.
+    Raises NotBilledByStripe, NoSuchPrice, NoSuchPack, InvalidPlan, CurrencyStays, PreviewTooOld,
+    DevicesWouldBeParked unless that is confirmed, EndsWithTerm for a later change of what ends then, IllegalTransition
+    for one of a trial.
     """
     order = _order(subscription, wish, when, by)
     if order.items:

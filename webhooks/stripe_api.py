@@ -4,10 +4,8 @@ Answers are plain dicts. The client does not retry: what is asked again, and whe
 """
 
 import re
-from dataclasses import dataclass
-
-
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
