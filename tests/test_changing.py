@@ -472,7 +472,7 @@ def test_what_stripe_understands_otherwise_than_we_sold_it_is_left_to_staff(
 
 @pytest.mark.parametrize(
     ("verb", "said", "most"),
-    [("cancel", {}, 18), ("pause", {}, 18), ("change", {"quantity": 2}, 29), ("change/preview", {"quantity": 2}, 12)],
+    [("cancel", {}, 18), ("pause", {}, 18), ("change", {"quantity": 2}, 31), ("change/preview", {"quantity": 2}, 12)],
 )
 def test_a_change_takes_so_many_queries_however_much_the_tenant_has(
     verb: str, said: dict[str, Any], most: int, shop: Shop, s: Subscription, owner: Client
