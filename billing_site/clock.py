@@ -48,6 +48,16 @@ JOBS = {
         settings.INBOX_SWEEP_SECONDS,
         "Stripe events whose poke was lost, whose worker died or whose retry is due are applied.",
     ),
+    "reconcile with Stripe": Job(
+        "webhooks.tasks.reconcile",
+        settings.RECONCILE_INTERVAL_SECONDS,
+        "What Stripe has and what we have are compared, all of it: a lost event is found, and brought here.",
+    ),
+    "ask about terms that are settling": Job(
+        "webhooks.tasks.ask_about_settling",
+        60.0,
+        "A term is over and its renewal may be paid: before the clock acts on it, Stripe is asked.",
+    ),
     "tell Stripe": Job(
         "webhooks.tasks.tell_stripe",
         settings.INBOX_SWEEP_SECONDS,

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from notifications.models import Notice
 from subscriptions.models import STEPS_BY_ITSELF, SetAside, Subscription
-from webhooks.models import StripeEvent, Telling
+from webhooks.models import Drift, StripeEvent, Telling
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def healthz(request: HttpRequest) -> JsonResponse:
 
 def readyz(request: HttpRequest) -> JsonResponse:
     """200 if the database and the broker answer and nothing that is due has waited too long; else 503 and what has.
-    `stuck` counts what waits for a person.
+    `stuck` counts what waits for a person, `open_high_drift` what differs from Stripe, and badly.
     """
     checks: dict[str, Callable[[], str]] = {
         "database": _database,
@@ -47,7 +47,12 @@ def readyz(request: HttpRequest) -> JsonResponse:
             log.warning("Not ready: %s: %s", name, type(error).__name__)
             found[name] = "unreachable"
     ready = all(answer == "ok" for answer in found.values())
-    told = {"status": "ok" if ready else "unavailable", "checks": found, "stuck": _stuck()}
+    told = {
+        "status": "ok" if ready else "unavailable",
+        "checks": found,
+        "stuck": _stuck(),
+        "open_high_drift": _drift(),
+    }
     return JsonResponse(told, status=200 if ready else 503)
 
 
@@ -61,6 +66,14 @@ def _broker() -> str:
     with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2) as client:
         client.ping()
     return "ok"
+
+
+def _drift() -> int | None:
+    """How many open differences are of high severity, counted up to a thousand; None where nobody can say."""
+    try:
+        return Drift.objects.filter(resolved_at=None, severity=Drift.Severity.HIGH)[:1000].count()
+    except DatabaseError:
+        return None
 
 
 def _inbox() -> str:

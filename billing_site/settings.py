@@ -102,6 +102,9 @@ NOTICE_DAYS = read("NOTICE_DAYS", numbers, [30], valid=lambda many: bool(many) a
 LIFECYCLE_INTERVAL_SECONDS = read("LIFECYCLE_INTERVAL_SECONDS", env.float, 60.0, valid=positive)
 INBOX_SWEEP_SECONDS = read("INBOX_SWEEP_SECONDS", env.float, 15.0, valid=positive)
 INBOX_LEASE_SECONDS = read("INBOX_LEASE_SECONDS", env.float, 60.0, valid=positive)
+RECONCILE_INTERVAL_SECONDS = read("RECONCILE_INTERVAL_SECONDS", env.float, 3600.0, valid=positive)
+RECONCILE_READS_PER_SECOND = read("RECONCILE_READS_PER_SECOND", env.float, 20.0, valid=lambda n: 0.1 <= n <= 100)
+RECONCILE_REPAIRS = read("RECONCILE_REPAIRS", yes_or_no, True)
 SNAPSHOT_KEYS = read("SNAPSHOT_KEYS", ed25519_seeds, [])
 SNAPSHOT_SECONDS = read("SNAPSHOT_SECONDS", env.int, 900, valid=positive)
 CHECKOUT_ALLOWED_HOSTS = read("CHECKOUT_ALLOWED_HOSTS", words, [])
@@ -320,6 +323,8 @@ UNFOLD = {
                     page("Events", "webhooks_stripeevent", "notifications"),
                     page("Links", "webhooks_stripelink", "link"),
                     page("Prices", "webhooks_stripeprice", "payments"),
+                    page("Drift", "webhooks_drift", "compare_arrows"),
+                    page("Reconciliations", "webhooks_reconciliation", "sync"),
                     page("To tell Stripe", "webhooks_telling", "outbox"),
                 ],
             },

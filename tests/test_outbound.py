@@ -21,7 +21,7 @@ from subscriptions import lifecycle
 from subscriptions.audit import STRIPE, Actor
 from subscriptions.lifecycle import CancelAt
 from subscriptions.management.verbs import By
-from subscriptions.models import AuditCursor, AuditEntry, Subscription
+from subscriptions.models import AuditCursor, AuditEntry, PlanPrice, Subscription
 from subscriptions.states import EndReason, Status, Type
 from tests.builders import ALICE, PlanFactory, PlanPriceFactory, selling, subscription
 from tests.history import advance, settle
@@ -233,6 +233,35 @@ def test_to_tell_nothing_takes_no_statement_and_to_tell_something_takes_one(
         telling.tell([slots], now=now)
     with django_assert_num_queries(1):
         telling.tell([begun], now=now)
+
+
+@pytest.mark.parametrize("verb", ["cancel", "change-plan"])
+def test_what_staff_do_takes_the_place_of_what_the_customer_had_scheduled(stripe: Sandbox, verb: str) -> None:
+    s, later = bought(stripe), PlanPriceFactory.create(amount_minor=900)
+    schedule(stripe, s, later)
+    does(verb, s, at="term-end", plan=later.plan, price=later)
+    assert (deliver(), there(stripe, s)["schedule"]) == (["told"], None)
+    assert end_there(stripe, s)[0] == (verb == "cancel")
+
+
+def test_a_hold_and_an_end_leave_a_schedule_to_stripe(stripe: Sandbox) -> None:
+    s, later = bought(stripe), PlanPriceFactory.create(amount_minor=900)
+    schedule(stripe, s, later)
+    does("suspend", s, hold=True)
+    assert (deliver(), bool(there(stripe, s)["schedule"])) == (["told"], True)
+    does("cancel", s, at="now")
+    assert (deliver(), there(stripe, s)["status"]) == (["told"], "canceled")
+
+
+def schedule(stripe: Sandbox, s: Subscription, later: PlanPrice) -> None:
+    """From the next term on, the customer buys at another price."""
+    made = stripe.api("POST", "/v1/subscription_schedules", from_subscription=link(s))
+    now = made["phases"][0]
+    phases = [
+        {"items": [{"price": now["items"][0]["price"]}], "start_date": now["start_date"], "end_date": now["end_date"]},
+        {"items": [{"price": price_at_stripe(later)}]},
+    ]
+    stripe.api("POST", f"/v1/subscription_schedules/{made['id']}", phases=phases)
 
 
 # --- compared first --------------------------------------------------------------------------------------------------

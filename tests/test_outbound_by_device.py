@@ -105,8 +105,7 @@ def test_a_plan_that_is_not_sold_by_the_device_a_released_slot_and_a_device_that
 
 def test_who_is_parked_takes_the_slot_and_the_quantity_stays(stripe: Sandbox) -> None:
     s = fleet(stripe, 2, 2)
-    smaller: dict[str, Any] = {"actor": ALICE, "now": timezone.now(), "reason": "smaller"}
-    limits.resize(s.pk, "basic", 1, park=limits.Park.NEWEST, **smaller)
+    limits.resize(s.pk, "basic", 1, park=limits.Park.NEWEST, actor=ALICE, now=timezone.now(), reason="smaller")
     assert parked() == ["d1"]
     look()
     delete(s, "d0")

@@ -4,7 +4,7 @@ Convergence, not deltas: it does not matter which event came, how often, or in w
 the verbs lock: `inbox` notices who was overtaken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -64,7 +64,7 @@ class UnknownCustomer(Unmappable):
 
 
 def converge(
-    known: Known, wanted: Wanted, *, now: datetime, actor: Actor = STRIPE, source_id: str
+    known: Known, wanted: Wanted, *, now: datetime, actor: Actor = STRIPE, source_id: str, reason: str = ""
 ) -> tuple[int | None, str]:
     """The id of our subscription (None if there is none yet) and, in words, what happened.
 
@@ -72,14 +72,14 @@ def converge(
     """
     if known.subscription and known.tenant_id not in (None, known.subscription.tenant_id):
         raise Unmappable("other_customer", "At Stripe it belongs to the customer of another tenant.")
-    item = _item_that_sells_a_plan(wanted, known)
+    item = item_that_sells_a_plan(wanted, known.prices, known.packs)
     price = known.prices[item.price_id]
     term_start, term_end = wanted.term(item)
     if price.plan.type == Type.ADDON and _ends_with_its_main(known, wanted):
         wanted = replace(wanted, cancel_at=None)
     is_last = wanted.is_last(item) and wanted.period_is_paid  # else the last one is still to be paid
     purchase = Purchase(price.plan, term_start, term_end, price, True, is_last, item.quantity)
-    by = _By(now, source_id, actor)
+    by = _By(now, source_id, actor, reason)
     if known.subscription is None:
         started = _begin(known, wanted, purchase, by)
         entries = [started] if started else []
@@ -108,6 +108,7 @@ class _By:
     now: datetime
     source_id: str
     actor: Actor
+    reason: str
 
     def __call__(self) -> dict[str, Any]:
         return vars(self)
@@ -166,6 +167,9 @@ def _term(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _B
             return None
     elif purchase.term_end <= subscription.term_end:
         return _shorter_term(subscription, wanted, purchase, by)
+    if subscription.status == Status.SUSPENDED and not subscription.on_hold and purchase.term_end <= by.now:
+        # It was paid, and is over again: we hear of it late. Nothing comes back for that, but until when is true.
+        return lifecycle.amend_term(subscription.pk, term_end=purchase.term_end, **by())
     last = purchase.cancel_at_term_end and wanted.status == Status.ACTIVE
     return lifecycle.renew(subscription.pk, term_end=purchase.term_end, cancel_at_term_end=last, **by())
 
@@ -283,12 +287,12 @@ def scheduled(known: Known, wanted: Wanted) -> Scheduled:
     return Scheduled(wanted.schedule_id, wanted.coming.at, price_id, quantity)
 
 
-def _item_that_sells_a_plan(wanted: Wanted, known: Known) -> Item:
-    """Exactly one does; the others are slot packs. Raises Unmappable."""
-    unknown = sorted({item.price_id for item in wanted.items} - known.prices.keys() - known.packs.keys())
+def item_that_sells_a_plan(wanted: Wanted, prices: Collection[str], packs: Collection[str]) -> Item:
+    """Exactly one does, at one of these Stripe prices; the others are slot packs. Raises Unmappable."""
+    unknown = sorted({item.price_id for item in wanted.items}.difference(prices, packs))
     if unknown:
         raise Unmappable("unknown_price", f"We sell nothing at the Stripe price {', '.join(unknown)[:200]}.")
-    selling = [item for item in wanted.items if item.price_id in known.prices]
+    selling = [item for item in wanted.items if item.price_id in prices]
     if len(selling) != 1:
         raise Unmappable("ambiguous_plan", f"{len(selling)} items that sell a plan, where exactly one does.")
     if any(not 0 <= item.quantity <= MOST_UNITS for item in wanted.items):

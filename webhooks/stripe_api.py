@@ -136,34 +136,20 @@ def key_for(*parts: object) -> str:
     return salted_hmac("stripe-idempotency", "|".join(map(str, parts)), algorithm="sha256").hexdigest()
 
 
-def fetch_bought(session_id: str) -> dict[str, Any]:
-    """The checkout session as it is now, with its subscription. Raises StripeUnavailable, StripeRefused."""
-    return _session(_call("get", f"/v1/checkout/sessions/{session_id}", expand=["subscription"]), session_id)
+def list_page(path: str, *, after: str = "", **params: Any) -> tuple[list[dict[str, Any]], bool]:
+    """A page of a hundred objects of a list, the newest first, and whether there are more after it. `after` is the id
+    of the last one of the page before. Raises StripeUnavailable, StripeRefused.
+    """
+    found = _call("get", path, limit=100, **({"starting_after": after} if after else {}), **params)
+    rows = found.get("data")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
+        raise StripeUnavailable("unreadable_answer", f"GET {path}: not a list.")
+    return rows, found.get("has_more") is True and bool(rows)
 
 
-def create_checkout_session(*, idempotency_key: str, **params: Any) -> dict[str, Any]:
-    """A page where somebody can pay, at its `url`. Raises StripeUnavailable, StripeRefused."""
-    return _session(create("/v1/checkout/sessions", idempotency_key=idempotency_key, **params))
-
-
-def name_customer(customer_id: str, *, name: str, email: str) -> None:
-    """Let Stripe know a customer by these. Raises StripeUnavailable, StripeRefused."""
-    _call("post", f"/v1/customers/{customer_id}", name=name, **({"email": email} if email else {}))
-
-
-def create_portal_session(*, customer: str, return_url: str) -> str:
-    """Where a customer looks after its subscriptions and cards. Raises StripeUnavailable, StripeRefused."""
-    made = _call("post", "/v1/billing_portal/sessions", customer=customer, return_url=return_url)
-    if made.get("object") != "billing_portal.session" or not isinstance(made.get("url"), str):
-        raise StripeUnavailable("unreadable_answer", "Stripe's answer is not a session of its portal.")
-    return str(made["url"])
-
-
-def _session(found: dict[str, Any], session_id: str = "") -> dict[str, Any]:
-    is_one = found.get("object") == "checkout.session" and isinstance(found.get("id"), str)
-    if not is_one or found["id"] != (session_id or found["id"]):
-        raise StripeUnavailable("unreadable_answer", "Stripe's answer is not the checkout session that was asked for.")
-    return found
+def fetch_dispute(dispute_id: str) -> dict[str, Any]:
+    """The dispute as it is now. Raises StripeUnavailable, StripeRefused."""
+    return _call("get", f"/v1/disputes/{dispute_id}")
 
 
 def update_subscription(subscription_id: str, *, idempotency_key: str, **params: Any) -> dict[str, Any]:
@@ -233,3 +219,33 @@ def update_schedule(schedule_id: str, *, idempotency_key: str, **params: Any) ->
 def release_schedule(schedule_id: str, *, idempotency_key: str) -> dict[str, Any]:
     """Nothing is scheduled any more; the subscription goes on as it is."""
     return _call("post", f"/v1/subscription_schedules/{schedule_id}/release", idempotency_key=idempotency_key)
+
+
+def fetch_bought(session_id: str) -> dict[str, Any]:
+    """The checkout session as it is now, with its subscription. Raises StripeUnavailable, StripeRefused."""
+    return _session(_call("get", f"/v1/checkout/sessions/{session_id}", expand=["subscription"]), session_id)
+
+
+def create_checkout_session(*, idempotency_key: str, **params: Any) -> dict[str, Any]:
+    """A page where somebody can pay, at its `url`. Raises StripeUnavailable, StripeRefused."""
+    return _session(create("/v1/checkout/sessions", idempotency_key=idempotency_key, **params))
+
+
+def name_customer(customer_id: str, *, name: str, email: str) -> None:
+    """Let Stripe know a customer by these. Raises StripeUnavailable, StripeRefused."""
+    _call("post", f"/v1/customers/{customer_id}", name=name, **({"email": email} if email else {}))
+
+
+def create_portal_session(*, customer: str, return_url: str) -> str:
+    """Where a customer looks after its subscriptions and cards. Raises StripeUnavailable, StripeRefused."""
+    made = _call("post", "/v1/billing_portal/sessions", customer=customer, return_url=return_url)
+    if made.get("object") != "billing_portal.session" or not isinstance(made.get("url"), str):
+        raise StripeUnavailable("unreadable_answer", "Stripe's answer is not a session of its portal.")
+    return str(made["url"])
+
+
+def _session(found: dict[str, Any], session_id: str = "") -> dict[str, Any]:
+    is_one = found.get("object") == "checkout.session" and isinstance(found.get("id"), str)
+    if not is_one or found["id"] != (session_id or found["id"]):
+        raise StripeUnavailable("unreadable_answer", "Stripe's answer is not the checkout session that was asked for.")
+    return found

@@ -1,6 +1,7 @@
 """The workers' side of the inbox."""
 
 import logging
+import time
 from datetime import timedelta
 
 from celery import current_app, shared_task
@@ -8,6 +9,11 @@ from django.conf import settings
 from django.utils import timezone
 
 from webhooks import by_device, inbox, outbound, poke, telling
+from webhooks import reconcile as comparison
+from webhooks.comparing import Asker, By
+from webhooks.models import Reconciliation
+from webhooks.pace import Pacer
+from webhooks.stripe_api import StripeError
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +40,41 @@ def sweep_inbox() -> None:
     """Find what no poke announced: it was lost, a worker died, or a retry is due."""
     for _ in range(min(inbox.due(now=timezone.now()), poke.MOST_AT_ONCE)):
         current_app.send_task(drain_inbox.name)
+
+
+@shared_task
+def reconcile() -> None:
+    """Compare everything with Stripe: a minute of it, then the next task goes on. One run is under way at a time."""
+    if not settings.STRIPE_SECRET_KEY:
+        return
+    enough = timezone.now() + LONGEST
+    ask = Asker(_pacer())
+
+    def by(run: Reconciliation) -> By:
+        return By(ask, timezone.now, f"reconciliation:{run.pk}", repairs=settings.RECONCILE_REPAIRS)
+
+    run = comparison.go_on(by, now=timezone.now, enough=lambda: timezone.now() > enough)
+    if run is None:
+        return
+    log.info("%s: %s, %d compared, %d differed, %d repaired, %d reads %s", run, run.phase, run.compared, run.found,
+             run.repaired, run.reads, run.error_code)  # fmt: skip
+    if not run.finished_at and not run.error_code:
+        reconcile.delay()
+
+
+@shared_task
+def ask_about_settling() -> None:
+    """A renewal that was paid and that no event told of is here before its settlement window is over."""
+    if not settings.STRIPE_SECRET_KEY:
+        return
+    try:
+        comparison.ask_about_settling(By(Asker(_pacer()), timezone.now, "settling"))
+    except StripeError as error:
+        log.warning("Terms that settle: %s", error.code)
+
+
+def _pacer() -> Pacer:
+    return Pacer(settings.RECONCILE_READS_PER_SECOND, time.monotonic, time.sleep)
 
 
 @shared_task

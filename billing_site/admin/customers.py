@@ -18,6 +18,7 @@ from billing_site import timeline
 from billing_site.admin.catalogue import PlanFeatureRows, PlanSlotsRows
 from billing_site.admin.closing import CLOSE_PAGES, OffersClosing
 from billing_site.admin.devices import AllocationRows
+from billing_site.admin.drift import DriftRows
 from billing_site.admin.slots import RESIZE_PAGE, SYNC_PAGE, OffersSync
 from billing_site.admin.verbs import LIST_ACTIONS, VERB_PAGES, OffersVerbs
 from billing_site.admin.views import (
@@ -175,7 +176,7 @@ class SubscriptionAdmin(OffersVerbs, ReadOnly, Found):
     list_select_related = ("tenant", "plan", "parent__plan")
     actions = LIST_ACTIONS
     custom_urls = VERB_PAGES + RESIZE_PAGE
-    inlines = (AllocationRows, AuditRows, NoticeRows)
+    inlines = (AllocationRows, DriftRows, AuditRows, NoticeRows)
     fieldsets = (
         (None, {"fields": ("number", "of_tenant", "parent", "type", "state", "plan", "price")}),
         ("Term (UTC)", {"fields": ("term_start", "term_end", "grace_end", "suspension_end", "next_change")}),

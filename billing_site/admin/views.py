@@ -68,10 +68,10 @@ def link(to: Model | None, text: object = None) -> str:
 def yes_or_no(column: str, description: str) -> Callable[[Any, Model], str]:
     """A column of a page, in words: Django's red cross beside "on hold" would look like an error."""
 
-    def shown(self: Any, row: Model) -> str:
+    def said(self: Any, row: Model) -> str:
         return "yes" if getattr(row, column) else "no"
 
-    described: Callable[[Any, Model], str] = display(description=description)(shown)
+    described: Callable[[Any, Model], str] = display(description=description)(said)
     return described
 
 
@@ -91,14 +91,15 @@ def names() -> Names:
 def changes(entry: AuditEntry, names: Names) -> str:
     """What moved, a line a column; plans and prices by name. What merely began as "no" is left out."""
     rows = [
-        (column.removesuffix("_id"), *(_shown(names.get(column, {}).get(value, value)) for value in (old, new)))
+        (column.removesuffix("_id"), *(shown(names.get(column, {}).get(value, value)) for value in (old, new)))
         for column, (old, new) in entry.changes.items()
         if (old, new) != (None, False)
     ]
     return format_html_join("", "<div><b>{}</b>: {} → {}</div>", rows)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as staff read it."""
     if value in (None, ""):
         return "–"
     if isinstance(value, bool):

@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing_site.api.customer import Instant, SubscriptionSerializer, subscriptions_of
-from billing_site.api.permissions import IsBillingOwner, tenant_of
+from billing_site.api.permissions import IsOwner, tenant_of
 from billing_site.api.slots import CODE, SOURCE, Json, Strict, Text, source_of
 from billing_site.provenance import caller_of
 from subscriptions.errors import DomainError
@@ -112,7 +112,7 @@ class PreviewSerializer(serializers.Serializer[Any]):
 class _Changing(views.APIView):
     """One verb: asked in `asks`, answered with the subscription as it stands after."""
 
-    permission_classes = (IsBillingOwner,)
+    permission_classes = (IsOwner,)
     parser_classes = (Json,)
     asks: type[Strict] = NothingSerializer
 

@@ -35,7 +35,7 @@ class IsTenant(BasePermission):
         return is_one
 
 
-class IsBillingOwner(IsTenant):
+class IsOwner(IsTenant):
     """Whoever answers for a tenant's money: its billing owners, and its keys."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
