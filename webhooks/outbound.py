@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 Aspect = Telling.Aspect
 OVER = ("canceled", "incomplete_expired")  # Stripe's words
-GIVES_WAY_TO = {"items", "cancel_at", "cancel_at_period_end"}  # a schedule, which Stripe allows none of beside it
 
 
 # Of one Stripe subscription one at a time, the oldest first: what waits for its retry keeps those behind it waiting.
@@ -176,9 +175,6 @@ def _say(claimed: Claimed, say: Say, theirs: dict[str, Any]) -> bool:
     """Whether Stripe took it; False if there the subscription has ended meanwhile."""
     if say.is_the_end:
         return stripe_api.end_subscription(claimed.link_id)
-    if (schedule := stripe_id(theirs.get("schedule"))) and say.params.keys() & GIVES_WAY_TO:
-        # What a customer scheduled was planned for what staff have changed since; nor can both say when it ends.
-        stripe_api.release_schedule(schedule, idempotency_key=stripe_api.key_for("telling", claimed.pk, schedule))
     # The same words again are another request where Stripe's state was another one: else its first answer came back.
     key = stripe_api.key_for("telling", claimed.pk, sorted(say.params.items()), _seen(theirs))
     if (schedule := stripe_id(theirs.get("schedule"))) and _takes_the_place_of_what_is_scheduled(claimed):
