@@ -606,7 +606,7 @@ def costing(
     """Subscriptions that are in no database, with packs: so many units by what one costs."""
     found = []
     for amount, currency, interval, per in prices:
-        s = Subscription(cancel_at_term_end=cancelled, quantity=quantity)
+        s = Subscription(pk=1, cancel_at_term_end=cancelled, quantity=quantity)
         s.price = PlanPrice(amount_minor=amount, currency=currency, interval=interval, interval_count=per)
         same = {"currency": currency, "interval": interval, "interval_count": per}
         held = [

@@ -230,3 +230,12 @@ def test_what_is_undone_is_as_before_through_every_door(what: str, door: str, sh
     doors[door](shop, s)
     assert seen(s) == ("ACTIVE", BIG, 1, False, 3, "", "")
     assert_equal_to_stripe(shop.stripe, s)
+
+
+@pytest.mark.parametrize("change", ["cancel at term end", "another quantity"])
+def test_what_staff_change_takes_the_place_of_what_is_scheduled(change: str, shop: Shop) -> None:
+    s = shop.buys()
+    scheduled("small")(shop, s)
+    CHANGES[change][0]["staff"](shop, s)
+    assert at_stripe(shop.stripe, s)["schedule"] is None
+    assert_equal_to_stripe(shop.stripe, s)

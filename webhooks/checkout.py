@@ -15,7 +15,14 @@ from django.conf import settings
 from entitlements.models import SlotPack
 from subscriptions import terms
 from subscriptions.audit import Actor
-from subscriptions.errors import AddonFollowsMain, IllegalTransition, LiveMainExists, NoPrice, SubscriptionNotFound
+from subscriptions.errors import (
+    AddonFollowsMain,
+    IllegalTransition,
+    LiveMainExists,
+    NoPrice,
+    SubscriptionNotFound,
+    TenantClosed,
+)
 from subscriptions.models import PlanPrice, Subscription, Tenant
 from subscriptions.states import LIVE, Status, Type
 from webhooks import stripe_api
@@ -29,7 +36,6 @@ from webhooks.errors import (
     NoRunningTerm,
     PurchaseSettling,
     RenewsByItself,
-    TenantClosed,
     TermEndsSoon,
     TooEarly,
     TrialNotRenewed,

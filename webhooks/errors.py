@@ -187,12 +187,6 @@ class TrialNotRenewed(DomainError):
     code, http_status = "trial_is_not_renewed", 409
 
 
-class TenantClosed(DomainError):
-    """The tenant is no customer any more."""
-
-    code, http_status = "tenant_closed", 409
-
-
 class AlreadyBought(DomainError):
     """This was bought a moment ago."""
 

@@ -21,7 +21,8 @@ from subscriptions.lifecycle import CancelAt
 from subscriptions.models import MOST_UNITS, PlanPrice, Subscription
 from webhooks import changing
 from webhooks.changing import By, Preview, When, Wish
-from webhooks.stripe_api import StripeError, StripeRefused
+from webhooks.errors import told
+from webhooks.stripe_api import StripeError
 from webhooks.stripe_state import Unmappable
 
 ONCE = OpenApiParameter(
@@ -108,12 +109,6 @@ class PreviewSerializer(serializers.Serializer[Any]):
 # --- the edges -------------------------------------------------------------------------------------------------------
 
 
-class StripeFailed(DomainError):
-    """Stripe did not answer: nothing has changed here. Try again in a moment."""
-
-    code, http_status = "stripe_unavailable", 502
-
-
 class _Changing(views.APIView):
     """One verb: asked in `asks`, answered with the subscription as it stands after."""
 
@@ -127,7 +122,7 @@ class _Changing(views.APIView):
         try:
             return verb(self.found(request, number), by=by, **said)
         except StripeError as error:
-            raise _told(error) from error
+            raise told(error) from error
         except Unmappable as error:
             raise NotUnderstood(code=error.code) from error
 
@@ -153,31 +148,6 @@ class NotUnderstood(DomainError):
     def __init__(self, *, code: str) -> None:
         self.code = code
         super().__init__()
-
-
-class PaymentRefused(DomainError):
-    """The payment was refused."""
-
-    code, http_status = "payment_refused", 402
-
-
-class StripeSaidNo(DomainError):
-    """Stripe refused what it was asked for. Whoever operates this service has to look at it."""
-
-    code, http_status = "stripe_refused", 502
-
-
-CARDS = {"card_declined", "expired_card", "incorrect_cvc", "processing_error", "authentication_required"}
-
-
-def _told(error: StripeError) -> DomainError:
-    if not isinstance(error, StripeRefused):
-        return StripeFailed()
-    if error.code not in CARDS:
-        return StripeSaidNo()
-    refused = PaymentRefused()
-    refused.code = error.code
-    return refused
 
 
 def _key(request: Request) -> str:
@@ -227,7 +197,7 @@ class Change(_Changing):
         self.carried_out(request, number, changing.change, wish=asked.wish, when=When(said["when"]), **more)
         return self.as_it_stands(request, number)
 
-    @extend_schema(responses=SubscriptionSerializer, parameters=[ONCE])
+    @extend_schema(responses={200: SubscriptionSerializer}, parameters=[ONCE])
     def delete(self, request: Request, number: str) -> Response:
         """Drop the change that is scheduled."""
         self.carried_out(request, number, changing.unschedule)
