@@ -6,7 +6,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from billing_site import ops, pages, returning
-from billing_site.api import access, billing, customer, devices, edge, entitlements, platform
+from billing_site.api import access, billing, changing, customer, devices, edge, entitlements, platform
 from webhooks.intake import stripe_webhook
 
 # dj-stripe's admin registers endpoints at Stripe under this name; its own view stays unmounted: 33 statements
@@ -27,6 +27,11 @@ api = [
     path("customer/subscriptions/<slug:number>/audit", customer.AuditOfSubscription.as_view(), name="audit"),
     path("customer/subscriptions/<slug:number>/forecast", customer.Forecast.as_view(), name="forecast"),
     path("customer/subscriptions/<slug:number>/devices", devices.DevicesOfSubscription.as_view(), name="in_slots"),
+    path("customer/subscriptions/<slug:number>/cancel", changing.Cancel.as_view(), name="cancel"),
+    path("customer/subscriptions/<slug:number>/resume", changing.Resume.as_view(), name="resume"),
+    path("customer/subscriptions/<slug:number>/pause", changing.Pause.as_view(), name="pause"),
+    path("customer/subscriptions/<slug:number>/change", changing.Change.as_view(), name="change"),
+    path("customer/subscriptions/<slug:number>/change/preview", changing.PreviewChange.as_view(), name="preview"),
     path("customer/devices", devices.DeviceList.as_view(), name="devices"),
     path("customer/devices/<str:device_id>", devices.DeviceDetail.as_view(), name="device"),
     path("customer/devices/<str:device_id>/tier", devices.TierOfDevice.as_view(), name="tier_of_device"),

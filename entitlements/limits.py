@@ -12,8 +12,16 @@ from django.db import connection
 
 from entitlements import room
 from entitlements.errors import InvalidSlots, SlotsInUse
-from entitlements.models import DeviceTier, Feature, SlotAssignment, SlotPack, SubscriptionPack, TierAllocation
-from subscriptions import families
+from entitlements.models import (
+    DeviceTier,
+    Feature,
+    PlanSlots,
+    SlotAssignment,
+    SlotPack,
+    SubscriptionPack,
+    TierAllocation,
+)
+from subscriptions import families, serving
 from subscriptions.audit import Actor, Change, Differences, check_reason, write
 from subscriptions.errors import IllegalTransition
 from subscriptions.models import AuditEntry, Subscription
@@ -90,6 +98,46 @@ def set_packs(
     its plan sell. Raises as `resize` does.
     """
     return _set_limits(subscription_id, None, park, actor, now, source_id, reason, packs)
+
+
+def would_sell(plan_id: int, quantity: int, packs: Mapping[int, int]) -> dict[str, int]:
+    """Tier → slots that so many units of a plan and of these packs (by their ids) sell. Up to two queries."""
+    slots: dict[str, int] = {}
+    for code, per_unit in PlanSlots.objects.filter(plan=plan_id).values_list("tier__code", "slots"):
+        slots[code] = per_unit * quantity
+    if packs:
+        for pk, code, per_unit in SlotPack.objects.filter(pk__in=packs).values_list("pk", "tier__code", "slots"):
+            slots[code] = slots.get(code, 0) + per_unit * packs[pk]
+    return slots
+
+
+_IN_USE = f"""
+    SELECT tier.code, a.slot_limit, a.slots_used, (
+        SELECT coalesce(sum(x.slot_limit - x.slots_used), 0) FROM (
+            SELECT a.* FROM {room.SERVING}) AS x WHERE x.tier_id = a.tier_id AND x.subscription_id <> a.subscription_id)
+      FROM tier_allocations AS a JOIN device_tiers AS tier ON tier.id = a.tier_id
+     WHERE a.subscription_id = %(subscription)s AND a.is_open ORDER BY tier.code"""
+
+
+@dataclass(frozen=True)
+class InUse:
+    """The slots of one tier that a subscription holds, and those of the tenant's others that are free."""
+
+    limit: int
+    used: int
+    free_elsewhere: int
+
+    def parked_by(self, limit: int) -> int:
+        """The devices that would find no slot if there were so many here."""
+        return max(0, self.used - limit - self.free_elsewhere)
+
+
+def in_use(subscription: Subscription, *, now: datetime) -> dict[str, InUse]:
+    """By tier. One query."""
+    parameters = {"subscription": subscription.pk, "tenant": subscription.tenant_id, "now": now, **serving.windows()}
+    with connection.cursor() as cursor:
+        cursor.execute(_IN_USE, parameters)
+        return {code: InUse(*counts) for code, *counts in cursor.fetchall()}
 
 
 def _set_limits(

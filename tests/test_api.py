@@ -16,6 +16,7 @@ from django.test import Client
 from billing_site.api import keys
 from billing_site.api.customer import monthly_total
 from billing_site.banner import banner
+from entitlements.models import SlotPack, SubscriptionPack
 from subscriptions import lifecycle
 from subscriptions.audit import Actor
 from subscriptions.lifecycle import CancelAt, Purchase
@@ -67,6 +68,13 @@ BUYING = {  # held to the description in test_checkout
     f"{ONE}/renew": ["post"],
 }
 FAR = datetime(2099, 1, 1, tzinfo=UTC)  # no banner speaks of it yet
+OF_CHANGING = {  # held to the description in test_changing
+    f"{ONE}/cancel": ["post"],
+    f"{ONE}/resume": ["post"],
+    f"{ONE}/pause": ["post"],
+    f"{ONE}/change": ["post", "delete"],
+    f"{ONE}/change/preview": ["post"],
+}
 OF_THE_PLATFORM = {  # held to the description in test_platform_api
     "/api/v1/platform/access": ["post"],
     "/api/v1/platform/tenants/{tenant}/devices/{device_id}/access": ["get"],
@@ -142,6 +150,8 @@ MAIN_IN_GRACE = {
     "plan": "fleet",
     "parent": None,
     "price": {"amount_minor": 4900, "currency": "EUR", "interval": "month", "interval_count": 1},
+    "quantity": 1,
+    "packs": {},
     "term_start": "2026-01-01T00:00:00Z",
     "term_end": "2026-02-01T00:00:00Z",
     "grace_end": "2026-02-15T00:00:00Z",
@@ -153,6 +163,7 @@ MAIN_IN_GRACE = {
     "end_reason": "",
     "grants_access": False,
     "next_step": {"at": "2026-02-15T00:00:00Z", "status": "SUSPENDED"},
+    "scheduled_change": None,
 }
 TRIAL_WITH_TIME = MAIN_IN_GRACE | {
     "type": "TRIAL",
@@ -217,9 +228,9 @@ def test_another_tenants_subscriptions_never_appear(acme: Tenant) -> None:
 @pytest.mark.parametrize(
     ("url", "its_own"),
     [
-        (STATUS, 1),
-        (LIST, 1),
-        (ONE, 1),
+        (STATUS, 2),  # the subscriptions, their packs
+        (LIST, 2),
+        (ONE, 2),
         (HISTORY, 3),  # entries, plans, prices
         (ITS_AUDIT, 4),  # the subscription, too
         (ITS_FORECAST, 4),  # the subscription, its family, its notices, its slots
@@ -589,14 +600,21 @@ def test_a_family_speaks_with_one_voice_unless_an_addon_goes_its_own_way() -> No
     assert [code for _, code, _ in lines(main, follows, now=on(1, 10))] == ["on_hold", "grace"]
 
 
-def costing(*prices: tuple[int, str, str, int], cancelled: bool = False) -> list[Subscription]:
-    return [
-        Subscription(
-            price=PlanPrice(amount_minor=amount, currency=currency, interval=interval, interval_count=per),
-            cancel_at_term_end=cancelled,
-        )
-        for amount, currency, interval, per in prices
-    ]
+def costing(
+    *prices: tuple[int, str, str, int], cancelled: bool = False, quantity: int = 1, packs: dict[int, int] | None = None
+) -> list[Subscription]:
+    """Subscriptions that are in no database, with packs: so many units by what one costs."""
+    found = []
+    for amount, currency, interval, per in prices:
+        s = Subscription(cancel_at_term_end=cancelled, quantity=quantity)
+        s.price = PlanPrice(amount_minor=amount, currency=currency, interval=interval, interval_count=per)
+        same = {"currency": currency, "interval": interval, "interval_count": per}
+        held = [
+            SubscriptionPack(pack=SlotPack(amount_minor=each, **same), quantity=n) for each, n in (packs or {}).items()
+        ]
+        s._prefetched_objects_cache = {"packs": held}  # type: ignore[attr-defined]
+        found.append(s)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -621,13 +639,18 @@ def test_the_monthly_total_is_whole_minor_units_per_currency(
     assert monthly_total(costing(*prices, cancelled=True)) == []
 
 
+def test_the_monthly_total_counts_every_unit_and_the_packs_beside_the_plan() -> None:
+    live = costing((100, "EUR", "year", 1), quantity=3, packs={12: 2, 60: 1})
+    assert monthly_total(live) == [{"amount_minor": 25 + 2 + 5, "currency": "EUR"}]
+
+
 # --- the description -------------------------------------------------------------------------------------------------
 
 
 def test_the_description_names_every_path() -> None:
     assert {path: list(methods) for path, methods in openapi.document()["paths"].items()} == {
         url: ["get"] for url in [*EVERY, *ENTITLEMENTS, *EDGE]
-    } | {url: ["post"] for url in QUOTAS} | OF_DEVICES | OF_THE_PLATFORM | BUYING  # fmt: skip
+    } | {url: ["post"] for url in QUOTAS} | OF_DEVICES | OF_CHANGING | OF_THE_PLATFORM | BUYING  # fmt: skip
 
 
 @pytest.mark.parametrize("url", EVERY)

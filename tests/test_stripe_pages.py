@@ -172,7 +172,7 @@ def test_a_customer_cancels_thinks_again_and_changes_the_plan_in_the_portal(shop
         expect(page).to_have_url(shop.back)
     item = shop.now(subscription)["items"]["data"][0]
     assert (item["price"]["id"], item["quantity"]) == (shop.yearly, 3)
-    assert shop.events()[-5:-2].count("customer.subscription.updated") >= 1
+    assert shop.events().count("customer.subscription.updated") == 4  # paid, ending, kept, changed
     assert shop.api("GET", "/v1/invoices", limit=1)["data"][0]["total"] == 28000
 
 
@@ -227,9 +227,9 @@ def test_an_address_cannot_put_words_or_scripts_into_a_page(shop: Shop) -> None:
         cancel_url="javascript:alert(2)",
     )
     assert "javascript:" not in visit(session["url"])[1]
-    assert "send money" not in visit(session["url"] + "?said=send money".replace(" ", "+"))[1]
+    assert "send money" not in visit(session["url"] + "?said=send+money")[1]
     given = {"way": "works", "email": "a@b.test"}
-    assert visit(session["url"].replace("localhost", "127.0.0.1"), given)[2] == "/"
+    assert visit(session["url"], given)[2] == "/"
 
 
 def test_a_checkout_that_is_over_offers_no_payment_and_takes_none(shop: Shop) -> None:
@@ -415,6 +415,9 @@ def test_turning_one_knob_on_the_page_leaves_the_others_and_a_programs_faults(sh
     visit(shop.stripe.url, {"do": "knobs", "api": "down", "dunning_days": "3"})
     turned = shop.stripe.control("GET", "/knobs")
     assert (turned["drop"], turned["dunning_seconds"], len(turned["errors"])) == (0.5, 3 * DAY, 2)
+    for retries, kept in (("stripe", "stripe"), ("1, 2.5", [1.0, 2.5])):
+        visit(shop.stripe.url, {"do": "knobs", "retry": retries})
+        assert shop.stripe.control("GET", "/knobs")["retry"] == kept
     visit(shop.stripe.url, {"do": "knobs", "api": "up"})
     left = shop.stripe.control("GET", "/knobs")["errors"]
     assert [(kept["path_prefix"], kept["status"]) for kept in left] == [("/v1/prices", 500)]

@@ -15,15 +15,24 @@ from entitlements.limits import Park
 from subscriptions import lifecycle
 from subscriptions.audit import STRIPE, Actor
 from subscriptions.lifecycle import CancelAt, Purchase
-from subscriptions.models import AuditEntry, PlanPrice, Subscription
+from subscriptions.models import MOST_UNITS, AuditEntry, PlanPrice, Subscription
 from subscriptions.states import Status, Type
 from webhooks import telling
 from webhooks.models import Telling
 from webhooks.stripe_state import Item, Unmappable, Wanted
 
 NOTHING_NEW = "nothing new"
-MOST_UNITS = 100_000  # of a plan or a pack; more is a slip of somebody's hand
 ASIDE = timedelta(seconds=1)  # Stripe counts whole seconds, we do not
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A change that is to come, by the columns of a link that say it; all empty where there is none."""
+
+    schedule_id: str = ""
+    scheduled_at: datetime | None = None
+    scheduled_price_id: int | None = None
+    scheduled_quantity: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Known:
     packs_held: dict[int, int]  # pack → units
     untold: frozenset[str]  # aspects that are ours to say, and that Stripe has not been told yet
     checkout_is_open: bool  # whether we sent somebody to buy this, and wait for it
+    scheduled: Scheduled = Scheduled()
 
     @property
     def subscription_id(self) -> int | None:
@@ -250,6 +260,18 @@ def _slots(known: Known, wanted: Wanted, entries: Sequence[AuditEntry], by: _By)
         return []
     done = limits.set_packs(subscription.pk, packs, park=Park.NEWEST, **by())
     return [done.entry] if done.entry else []
+
+
+def scheduled(known: Known, wanted: Wanted) -> Scheduled:
+    """What is to come, as Stripe says. A schedule of which only the id was read is what it was, or something."""
+    if not wanted.schedule_was_read:
+        is_the_same = wanted.schedule_id == known.scheduled.schedule_id
+        return known.scheduled if is_the_same else Scheduled(wanted.schedule_id)
+    if wanted.coming is None:
+        return Scheduled()
+    selling = [(known.prices[price].pk, units) for price, units in wanted.coming.items if price in known.prices]
+    price_id, quantity = selling[0] if len(selling) == 1 else (None, None)
+    return Scheduled(wanted.schedule_id, wanted.coming.at, price_id, quantity)
 
 
 def _item_that_sells_a_plan(wanted: Wanted, known: Known) -> Item:

@@ -80,6 +80,14 @@ class StripeLink(models.Model):
     compared_at = models.DateTimeField(
         null=True, blank=True, help_text="When a reconciliation last saw it at Stripe, and compared."
     )
+    # A change that is to come, as Stripe says: what it will be made of, and when.
+    schedule_id = models.CharField(max_length=255, blank=True, db_default="", help_text="Empty: nothing is scheduled.")
+    scheduled_at = models.DateTimeField(null=True, blank=True)
+    scheduled_price = models.ForeignKey(
+        PlanPrice, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", db_index=False,
+        help_text="Empty: something that we do not know is scheduled.",
+    )  # fmt: skip
+    scheduled_quantity = models.PositiveIntegerField(null=True, blank=True)
 
     class Meta:
         db_table = "stripe_links"

@@ -4,10 +4,8 @@ Answers are plain dicts. The client does not retry: what is asked again, and whe
 """
 
 import re
-from dataclasses import dataclass
-
-
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -46,8 +44,11 @@ class StripeRefused(StripeError):
 
 
 def fetch_subscription(subscription_id: str) -> dict[str, Any]:
-    """The subscription as it is now, with its latest invoice. Raises StripeUnavailable, StripeRefused."""
-    found = _call("get", f"/v1/subscriptions/{subscription_id}", expand=["latest_invoice"])
+    """The subscription as it is now, with its latest invoice and its schedule.
+
+    Raises StripeUnavailable, StripeRefused.
+    """
+    found = _call("get", f"/v1/subscriptions/{subscription_id}", expand=["latest_invoice", "schedule"])
     if found.get("object") != "subscription" or found.get("id") != subscription_id:
         raise StripeUnavailable("unreadable_answer", "Stripe's answer is not the subscription that was asked for.")
     return found
@@ -203,3 +204,32 @@ def expire_checkout_session(session_id: str) -> bool:
     except StripeRefused:
         return False
     return True
+
+
+# --- what is changed of a subscription beside that -------------------------------------------------------------------
+# Each raises StripeUnavailable, StripeRefused. A key is for one change: asked again with it, Stripe changes nothing.
+
+
+def resume_subscription(subscription_id: str, *, idempotency_key: str) -> dict[str, Any]:
+    """Of a trial that ended without a payment method: its first period begins."""
+    return _call("post", f"/v1/subscriptions/{subscription_id}/resume", idempotency_key=idempotency_key)
+
+
+def preview_change(subscription_id: str, details: dict[str, Any]) -> dict[str, Any]:
+    """The invoice that these changes would be billed with."""
+    return _call("post", "/v1/invoices/create_preview", subscription=subscription_id, subscription_details=details)
+
+
+def begin_schedule(subscription_id: str, *, idempotency_key: str) -> dict[str, Any]:
+    """A schedule whose one phase is the subscription as it is, to the end of its period."""
+    path = "/v1/subscription_schedules"
+    return _call("post", path, idempotency_key=idempotency_key, from_subscription=subscription_id)
+
+
+def update_schedule(schedule_id: str, *, idempotency_key: str, **params: Any) -> dict[str, Any]:
+    return _call("post", f"/v1/subscription_schedules/{schedule_id}", idempotency_key=idempotency_key, **params)
+
+
+def release_schedule(schedule_id: str, *, idempotency_key: str) -> dict[str, Any]:
+    """Nothing is scheduled any more; the subscription goes on as it is."""
+    return _call("post", f"/v1/subscription_schedules/{schedule_id}/release", idempotency_key=idempotency_key)

@@ -52,6 +52,14 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Coming:
+    """What a schedule will make of it, and when."""
+
+    at: datetime
+    items: tuple[tuple[str, int], ...]  # price id and quantity
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What Stripe says, in our words. `status` None: nothing yet."""
 
@@ -65,7 +73,9 @@ class Wanted:
     cancel_at: datetime | None
     ended_at: datetime | None
     end_reason: EndReason
-    schedule_id: str  # of a change that is to come; empty if there is none
+    schedule_id: str  # of its schedule; empty if there is none
+    schedule_was_read: bool  # whether Stripe told us more of it than its id
+    coming: Coming | None  # the next change of that schedule, if it was read and has one
     checkout_id: int | None  # which of our checkouts it came from; whose that was is for the caller to check
 
     def term(self, item: Item) -> tuple[datetime, datetime]:
@@ -105,6 +115,8 @@ def wanted(subscription: dict[str, Any]) -> Wanted:
             ended_at=_time(subscription["ended_at"]) if subscription.get("ended_at") else None,
             end_reason=EndReason.NEVER_PAID if stripe_status == "incomplete_expired" else EndReason.CANCELLED,
             schedule_id=stripe_id(subscription.get("schedule")),
+            schedule_was_read=isinstance(subscription.get("schedule"), dict),
+            coming=_coming(subscription.get("schedule"), subscription["items"]["data"]),
             checkout_id=_checkout((subscription.get("metadata") or {}).get(CHECKOUT)),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OSError, AttributeError):
@@ -114,11 +126,24 @@ def wanted(subscription: dict[str, Any]) -> Wanted:
 def _item(item: dict[str, Any], subscription: dict[str, Any]) -> Item:
     start = item.get("current_period_start") or subscription["current_period_start"]
     end = item.get("current_period_end") or subscription["current_period_end"]
-    price = item.get("price") or item["plan"]
-    quantity = item.get("quantity")
     if not start < end:
         raise ValueError("a period that ends before it starts")
-    return Item(stripe_id(price), 1 if quantity is None else int(quantity), _time(start), _time(end))
+    return Item(*_bought(item), _time(start), _time(end))
+
+
+def _coming(schedule: Any, items: list[dict[str, Any]]) -> Coming | None:
+    """Of the phases that are to come, the first; None where it changes nothing that is bought."""
+    current = schedule.get("current_phase") if isinstance(schedule, dict) else None
+    phases = [phase for phase in schedule["phases"] if phase["start_date"] >= current["end_date"]] if current else []
+    if not phases:
+        return None
+    phase = min(phases, key=lambda phase: int(phase["start_date"]))
+    coming, present = (sorted(map(_bought, some)) for some in (phase["items"], items))
+    return Coming(_time(phase["start_date"]), tuple(coming)) if coming != present else None
+
+
+def _bought(item: dict[str, Any]) -> tuple[str, int]:
+    return stripe_id(item.get("price") or item["plan"]), 1 if item.get("quantity") is None else int(item["quantity"])
 
 
 def _checkout(label: Any) -> int | None:

@@ -2,4 +2,4 @@
 
 from billing_site.admin import catalogue, customers, devices, keys, notices, stripe, tellings
 
-__all__ = ["catalogue", "customers", "devices", "keys", "notices", "stripe"]
+__all__ = ["catalogue", "customers", "devices", "keys", "notices", "stripe", "tellings"]

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing_site.api.customer import PriceSerializer
-from billing_site.api.permissions import IsBillingOwner, tenant_of
+from billing_site.api.permissions import IsOwner, tenant_of
 from billing_site.api.slots import CODE, Json, Strict, Text
 from billing_site.provenance import caller_of
 from entitlements.models import PlanFeature, PlanSlots, SlotPack
@@ -200,7 +200,7 @@ class AddonPageSerializer(PageSerializer):
 
 
 class BuyingView(views.APIView):
-    permission_classes = (IsBillingOwner,)
+    permission_classes = (IsOwner,)
     parser_classes = (Json,)
 
 

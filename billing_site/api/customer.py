@@ -15,6 +15,7 @@ from billing_site import timeline
 from billing_site.api import schema  # noqa: F401  (importing it registers it)
 from billing_site.api.permissions import tenant_of
 from billing_site.banner import banner
+from entitlements.models import SlotPack
 from subscriptions import terms
 from subscriptions.audit import Actor
 from subscriptions.forecast import Cancelled, Paid, Renewed, WhatIf, next_step
@@ -34,6 +35,15 @@ class NextStepSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(Status.choices)
 
 
+class ScheduledSerializer(serializers.Serializer[Any]):
+    """A change that is to come. Of one that is not of our catalogue only the instant is known."""
+
+    plan = serializers.CharField(allow_null=True)
+    price = PriceSerializer(allow_null=True)
+    quantity = serializers.IntegerField(allow_null=True)
+    at = serializers.DateTimeField(allow_null=True)
+
+
 class SubscriptionSerializer(serializers.ModelSerializer[Subscription]):
     plan = serializers.SlugRelatedField[Any](slug_field="code", read_only=True)
     parent = serializers.SlugRelatedField[Any](  # type: ignore[assignment]  # a serializer has a parent, too
@@ -44,13 +54,15 @@ class SubscriptionSerializer(serializers.ModelSerializer[Subscription]):
     next_step = serializers.SerializerMethodField(
         help_text="What happens by itself, and when, if nobody does anything."
     )
+    packs = serializers.SerializerMethodField(help_text="Units of slot packs beside the plan, by their codes.")
+    scheduled_change = serializers.SerializerMethodField(help_text="What it will be when its term ends.")
 
     class Meta:
         model = Subscription
         fields = (
-            "number", "type", "status", "plan", "parent", "price", "term_start", "term_end", "grace_end",
-            "suspension_end", "on_hold", "auto_renews", "cancel_at_term_end", "ended_at", "end_reason",
-            "grants_access", "next_step",
+            "number", "type", "status", "plan", "parent", "price", "quantity", "packs", "term_start", "term_end",
+            "grace_end", "suspension_end", "on_hold", "auto_renews", "cancel_at_term_end", "ended_at", "end_reason",
+            "grants_access", "next_step", "scheduled_change",
         )  # fmt: skip
 
     def get_grants_access(self, subscription: Subscription) -> bool:
@@ -60,6 +72,19 @@ class SubscriptionSerializer(serializers.ModelSerializer[Subscription]):
     def get_next_step(self, subscription: Subscription) -> dict[str, Any] | None:
         step = next_step(subscription)
         return None if step is None else dict(NextStepSerializer(step).data)
+
+    @extend_schema_field({"type": "object", "additionalProperties": {"type": "integer"}})
+    def get_packs(self, subscription: Subscription) -> dict[str, int]:
+        return {held.pack.code: held.quantity for held in subscription.packs.all()}
+
+    @extend_schema_field(ScheduledSerializer(allow_null=True))
+    def get_scheduled_change(self, subscription: Subscription) -> dict[str, Any] | None:
+        link = getattr(subscription, "stripe_link", None)
+        if link is None or not link.schedule_id:
+            return None
+        price = link.scheduled_price
+        coming = {"plan": price and price.plan.code, "price": price, "quantity": link.scheduled_quantity}
+        return dict(ScheduledSerializer(coming | {"at": link.scheduled_at}).data)
 
 
 @extend_schema_field(bool)
@@ -90,7 +115,9 @@ class SubscriptionFilter(django_filters.FilterSet):
 
 
 def subscriptions_of(tenant: Tenant) -> QuerySet[Subscription]:
-    return tenant.subscriptions.select_related("plan", "price", "parent__plan")
+    """All that an answer says of them. Two queries."""
+    related = ("plan", "price", "parent__plan", "stripe_link__scheduled_price__plan")
+    return tenant.subscriptions.select_related(*related).prefetch_related("packs__pack")
 
 
 class SubscriptionList(generics.ListAPIView[Subscription]):
@@ -308,10 +335,15 @@ class BillingStatus(views.APIView):
 
 
 def monthly_total(live: list[Subscription]) -> list[dict[str, Any]]:
-    """What renewals cost per month, in whole minor units per currency; a year counts a twelfth, rounded half up."""
+    """What renewals cost per month with the packs beside them, in whole minor units per currency; a year counts a
+    twelfth, each position rounded half up.
+    """
     totals: dict[str, int] = {}
     renewing = [s for s in live if not s.cancel_at_term_end and not (s.parent and s.parent.cancel_at_term_end)]
-    for price in (s.price for s in renewing if s.price):
+    positions: list[tuple[PlanPrice | SlotPack, int]] = [(s.price, s.quantity) for s in renewing if s.price]
+    positions += [(held.pack, held.quantity) for s in renewing for held in s.packs.all()]
+    for price, quantity in positions:
         per = terms.MONTHS[price.interval] * price.interval_count
-        totals[price.currency] = totals.get(price.currency, 0) + (2 * price.amount_minor + per) // (2 * per)
+        amount = (2 * price.amount_minor * quantity + per) // (2 * per)
+        totals[price.currency] = totals.get(price.currency, 0) + amount
     return [{"amount_minor": amount, "currency": currency} for currency, amount in sorted(totals.items())]

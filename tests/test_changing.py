@@ -1,0 +1,453 @@
+"""A billing owner changes what Stripe bills: Stripe first, then here; a refusal changes nothing on either side."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from subscriptions import lifecycle
+from subscriptions.models import Member, Subscription
+from subscriptions.states import Action, Status, Type
+from tests import openapi
+from tests.builders import ALICE, JAN_1, TenantFactory, subscription
+from tests.changing_cast import Shop, at_stripe, bring, edit, end_of, fill, link_of, owner_of, plan_of
+from tests.history import nothing_changes
+from tests.stripe_equal import assert_equal_to_stripe
+from tests.stripe_sandbox.client import Sandbox
+from tests.test_api import problem
+from tests.test_limits import held_by, parked
+from tests.test_slots import used
+from webhooks.models import StripeLink, Telling
+
+pytestmark = pytest.mark.django_db
+
+VERBS = ("cancel", "resume", "pause", "change", "change/preview")
+
+
+@pytest.fixture
+def shop(stripe: Sandbox) -> Shop:
+    return Shop.open(stripe)
+
+
+@pytest.fixture
+def s(shop: Shop) -> Subscription:
+    return shop.buys()
+
+
+@pytest.fixture
+def owner(s: Subscription) -> Client:
+    return owner_of(s.tenant)
+
+
+def ask(client: Client, s: Subscription, verb: str, key: str = "", **body: Any) -> Any:
+    headers = {"Idempotency-Key": key} if key else {}
+    url = f"/api/v1/customer/subscriptions/{s.number}/{verb}"
+    return client.post(url, body, content_type="application/json", headers=headers)
+
+
+def done(answer: Any) -> dict[str, Any]:
+    """What was answered, which is what the description says."""
+    assert answer.status_code == 200, answer.content
+    verb = answer.wsgi_request.path.rstrip("/").partition("SUB-")[2].partition("/")[2]
+    path = f"/api/v1/customer/subscriptions/{{number}}{'/' if verb else ''}{verb}"
+    openapi.validate(path, answer.wsgi_request.method.lower(), 200, answer.json())
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def changes_at_stripe(shop: Shop, since: int) -> list[str]:
+    """What Stripe was asked to do, since so many requests."""
+    return [
+        f"{r['method']} {r['path'].rpartition('/')[0]}" for r in shop.stripe.requests()[since:] if r["method"] != "GET"
+    ]
+
+
+# --- ending, going on ------------------------------------------------------------------------------------------------
+
+
+def test_a_cancellation_at_term_end_is_stripes_and_ours_at_once_and_undone_the_same_way(
+    shop: Shop, s: Subscription, owner: Client
+) -> None:
+    shown = done(ask(owner, s, "cancel"))
+    assert (shown["cancel_at_term_end"], shown["status"]) == (True, "ACTIVE")
+    assert at_stripe(shop.stripe, s)["cancel_at_period_end"] is True
+    assert_equal_to_stripe(shop.stripe, s)
+    entry = s.audit.get(action=Action.CANCEL_SCHEDULED)
+    assert (entry.actor, entry.source_id) == (f"member:{Member.objects.get().pk}", entry.request_id)
+    assert done(ask(owner, s, "resume"))["cancel_at_term_end"] is False
+    assert at_stripe(shop.stripe, s)["cancel_at"] is None
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+def test_to_ask_again_for_what_is_so_already_changes_nothing_anywhere(
+    shop: Shop, s: Subscription, owner: Client
+) -> None:
+    done(ask(owner, s, "cancel"))
+    before = len(shop.stripe.requests())
+    with nothing_changes():
+        done(ask(owner, s, "cancel"))
+    assert changes_at_stripe(shop, before) == []
+
+
+def test_a_cancellation_now_ends_it_there_and_here_with_its_devices(shop: Shop, s: Subscription, owner: Client) -> None:
+    fill(s, "a")
+    shown = done(ask(owner, s, "cancel", at="now"))
+    assert (shown["status"], shown["end_reason"]) == ("EXPIRED", "cancelled")
+    assert at_stripe(shop.stripe, s)["status"] == "canceled"
+    assert parked() == ["a"]
+    assert_equal_to_stripe(shop.stripe, s)
+    assert problem(ask(owner, s, "resume")) == (409, "illegal_transition")
+
+
+def test_what_is_owed_ends_at_once_for_its_paid_term_is_over(shop: Shop, s: Subscription, owner: Client) -> None:
+    shop.stripe.fail(link_of(s))
+    bring(link_of(s), now=s.term_end + timedelta(hours=1))
+    s.refresh_from_db()
+    assert s.status == Status.GRACE
+    done(ask(owner, s, "cancel"))
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+def test_what_ends_at_an_instant_of_stripes_goes_on_again(shop: Shop, s: Subscription, owner: Client) -> None:
+    edit(shop.stripe, s, cancel_at=int((s.term_end - timedelta(days=3)).timestamp()))
+    bring(link_of(s))
+    assert_equal_to_stripe(shop.stripe, s)
+    done(ask(owner, s, "resume"))
+    assert at_stripe(shop.stripe, s)["cancel_at"] is None
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+def test_what_stripe_does_not_bill_is_cancelled_and_resumed_here_alone(stripe: Sandbox) -> None:
+    offline = subscription(slots={"basic": 1}, term=(JAN_1, timezone.now() + timedelta(days=9)))
+    owner = owner_of(offline.tenant)
+    assert done(ask(owner, offline, "cancel"))["cancel_at_term_end"] is True
+    assert done(ask(owner, offline, "resume"))["cancel_at_term_end"] is False
+    fill(offline, "a")
+    assert done(ask(owner, offline, "cancel", at="now"))["status"] == "EXPIRED"
+    assert parked() == ["a"]
+    assert stripe.requests() == []
+
+
+@pytest.mark.parametrize(("verb", "said"), [("pause", {}), ("change", {"quantity": 2}), ("change/preview", {})])
+def test_what_stripe_does_not_bill_is_changed_by_staff(verb: str, said: dict[str, Any], stripe: Sandbox) -> None:
+    offline = subscription(slots={"basic": 1}, term=(JAN_1, timezone.now() + timedelta(days=9)))
+    with nothing_changes():
+        assert problem(ask(owner_of(offline.tenant), offline, verb, **said)) == (409, "not_billed_by_stripe")
+
+
+# --- pausing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_pause_withholds_service_and_payment_and_resuming_brings_both_back(
+    shop: Shop, s: Subscription, owner: Client
+) -> None:
+    until = timezone.now() + timedelta(days=20)
+    shown = done(ask(owner, s, "pause", resumes_at=until.isoformat()))
+    assert (shown["status"], shown["grants_access"]) == ("SUSPENDED", False)
+    pause = at_stripe(shop.stripe, s)["pause_collection"]
+    assert pause == {"behavior": "void", "resumes_at": int(until.timestamp())}
+    assert_equal_to_stripe(shop.stripe, s)
+    assert done(ask(owner, s, "resume"))["status"] == "ACTIVE"
+    assert at_stripe(shop.stripe, s)["pause_collection"] is None
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+@pytest.mark.parametrize("days", [-1, 61])
+def test_a_pause_ends_later_than_now_and_before_the_suspension_would(
+    days: int, shop: Shop, s: Subscription, owner: Client
+) -> None:
+    until = timezone.now() + timedelta(days=days)
+    with nothing_changes():
+        assert problem(ask(owner, s, "pause", resumes_at=until.isoformat())) == (400, "invalid_pause")
+    assert at_stripe(shop.stripe, s)["pause_collection"] is None
+
+
+def test_a_pause_is_the_whole_familys_and_nobody_pays_for_an_addon_meanwhile(
+    shop: Shop, s: Subscription, owner: Client
+) -> None:
+    addon = Shop.of_addons(shop.stripe).buys(tenant=s.tenant)
+    assert problem(ask(owner, addon, "pause")) == (409, "addon_follows_main")
+    done(ask(owner, s, "pause"))
+    assert at_stripe(shop.stripe, addon)["pause_collection"]["behavior"] == "void"
+    for member in (s, addon):
+        assert_equal_to_stripe(shop.stripe, member)
+    done(ask(owner, s, "resume"))
+    assert at_stripe(shop.stripe, addon)["pause_collection"] is None
+    for member in (s, addon):
+        assert_equal_to_stripe(shop.stripe, member)
+
+
+def test_a_staff_hold_is_not_lifted_by_the_customer_but_a_cancellation_is(
+    shop: Shop, s: Subscription, owner: Client
+) -> None:
+    edit(shop.stripe, s, pause_collection={"behavior": "void"}, cancel_at_period_end=True)
+    lifecycle.suspend(s.pk, hold=True, actor=ALICE, now=timezone.now(), reason="abuse")
+    done(ask(owner, s, "resume"))
+    now = at_stripe(shop.stripe, s)
+    assert (now["cancel_at"], now["pause_collection"]["behavior"]) == (None, "void")
+    with nothing_changes():
+        assert problem(ask(owner, s, "resume")) == (409, "illegal_transition")
+
+
+# --- another plan, quantity, packs -----------------------------------------------------------------------------------
+
+
+def test_an_upgrade_is_paid_at_once_as_it_was_previewed(shop: Shop, owner: Client, s: Subscription) -> None:
+    shown = done(ask(owner, s, "change/preview", quantity=3, packs={"more": 2}))
+    assert shown["slots"] == {"basic": {"before": 3, "after": 13}}
+    assert (shown["next_minor"], shown["currency"], shown["devices_to_park"]) == (10000, "EUR", 0)
+    assert shown["due_now_minor"] == sum(line["amount_minor"] for line in shown["lines"]) > 6900
+    assert all(line["proration"] for line in shown["lines"])
+    assert plan_of(s) == ("big", "month", 1)
+    told = done(ask(owner, s, "change", quantity=3, packs={"more": 2}, proration_date=shown["proration_date"]))
+    assert (told["quantity"], told["packs"], told["scheduled_change"]) == (3, {"more": 2}, None)
+    assert used(s) == {"basic": (0, 13)}
+    invoice = shop.stripe.api("GET", f"/v1/invoices/{at_stripe(shop.stripe, s)['latest_invoice']}")
+    assert (invoice["amount_paid"], invoice["status"]) == (shown["due_now_minor"], "paid")
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+def test_a_declined_card_changes_nothing_there_or_here_and_another_card_then_buys(
+    shop: Shop, s: Subscription, owner: Client
+) -> None:
+    customer = at_stripe(shop.stripe, s)["customer"]
+    shop.stripe.api("POST", f"/v1/customers/{customer}", metadata={"card": "declined"})
+    before = at_stripe(shop.stripe, s)
+    with nothing_changes():
+        assert problem(ask(owner, s, "change", quantity=3)) == (402, "card_declined")
+    assert at_stripe(shop.stripe, s) == before
+    shop.stripe.api("POST", f"/v1/customers/{customer}", metadata={"card": "ok"})
+    assert done(ask(owner, s, "change", quantity=3))["quantity"] == 3
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+@pytest.mark.parametrize("key", ["", "k-1"])
+def test_a_double_click_changes_once(key: str, shop: Shop, s: Subscription, owner: Client) -> None:
+    for _ in range(2):
+        done(ask(owner, s, "change", key, quantity=4))
+    paid = shop.stripe.api("GET", "/v1/invoices", subscription=link_of(s))["data"]
+    assert len(paid) == 2  # the first one and that of the change
+    assert s.audit.filter(action=Action.QUANTITY_CHANGED).count() == 1
+
+
+def test_a_smaller_plan_asks_before_it_parks_and_parks_the_newest(shop: Shop, s: Subscription, owner: Client) -> None:
+    fill(s, "a", "b", "c")
+    assert done(ask(owner, s, "change/preview", plan="small"))["devices_to_park"] == 2
+    before = len(shop.stripe.requests())
+    with nothing_changes():
+        answer = ask(owner, s, "change", plan="small")
+        assert problem(answer) == (409, "devices_would_be_parked")
+    assert answer.json()["devices_to_park"] == 2
+    assert changes_at_stripe(shop, before) == []
+    done(ask(owner, s, "change", plan="small", confirm_parking=True))
+    assert (held_by(s), parked()) == (["a"], ["b", "c"])
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+def test_devices_that_find_a_free_slot_elsewhere_are_not_counted_as_parked(
+    shop: Shop, s: Subscription, owner: Client
+) -> None:
+    fill(s, "a", "b", "c")
+    now = timezone.now()
+    subscription(Type.TEMPORARY, slots={"basic": 1}, tenant=s.tenant, term=(now, now + timedelta(days=9)), now=now)
+    assert done(ask(owner, s, "change/preview", plan="small"))["devices_to_park"] == 1
+    done(ask(owner, s, "change", plan="small", confirm_parking=True))
+    assert parked() == ["c"]
+
+
+def test_a_year_instead_of_a_month_begins_now_and_the_term_follows(shop: Shop, s: Subscription, owner: Client) -> None:
+    month_end = s.term_end
+    shown = done(ask(owner, s, "change/preview", interval="year"))
+    assert shown["due_now_minor"] == sum(line["amount_minor"] for line in shown["lines"]) > 26000
+    done(ask(owner, s, "change", interval="year", proration_date=shown["proration_date"]))
+    assert plan_of(s) == ("big", "year", 1)
+    assert s.term_end == end_of(at_stripe(shop.stripe, s)) > month_end + timedelta(days=300)
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+def test_a_month_instead_of_a_year_begins_now_and_the_term_and_the_addons_follow(shop: Shop) -> None:
+    s = shop.buys(price=shop.big_yearly)
+    offline = subscription(
+        Type.ADDON, slots={"basic": 1}, parent=s, term=(s.term_start, s.term_end), now=timezone.now()
+    )
+    done(ask(owner_of(s.tenant), s, "change", interval="month"))
+    assert plan_of(s) == ("big", "month", 1)
+    offline.refresh_from_db()
+    assert offline.term_end == s.term_end == end_of(at_stripe(shop.stripe, s))
+    assert s.term_end < timezone.now() + timedelta(days=32)
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+def test_packs_are_added_changed_and_removed_with_the_plan_at_once(shop: Shop, s: Subscription, owner: Client) -> None:
+    for said, slots in (
+        ({"packs": {"more": 3}}, 9),
+        ({"packs": {"more": 1}, "quantity": 2}, 8),
+        ({"plan": "small", "packs": {"more": 2}}, 6),
+        ({"packs": {"more": 0}}, 2),
+    ):
+        done(ask(owner, s, "change", **said))
+        assert used(s)["basic"] == (0, slots)
+        assert_equal_to_stripe(shop.stripe, s)
+
+
+def test_an_interval_takes_packs_of_its_own(shop: Shop, s: Subscription, owner: Client) -> None:
+    done(ask(owner, s, "change", packs={"more": 1}))
+    with nothing_changes():
+        assert problem(ask(owner, s, "change", interval="year")) == (400, "not_offered")
+    packs = {"more": 0, "more-yearly": 1}
+    assert done(ask(owner, s, "change", interval="year", packs=packs))["packs"] == {"more-yearly": 1}
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "code"),
+    [
+        ({"plan": "nothing"}, 400, "not_offered"),
+        ({"packs": {"nothing": 1}}, 400, "not_offered"),
+        ({"currency": "USD"}, 400, "currency_stays"),
+        ({"quantity": 0}, 400, "invalid"),
+        ({"quantity": 100_001}, 400, "invalid"),
+        ({"packs": {"more": -1}}, 400, "invalid"),
+        ({"price": "price_1"}, 400, "invalid"),
+        ({"quantity": 2, "proration_date": 1}, 409, "preview_too_old"),
+        ({"quantity": 2, "proration_date": int(JAN_1.timestamp()) + 10**9}, 409, "preview_too_old"),
+    ],
+)
+def test_what_is_not_offered_is_refused_before_stripe_is_told(
+    said: dict[str, Any], status: int, code: str, shop: Shop, s: Subscription, owner: Client
+) -> None:
+    before = len(shop.stripe.requests())
+    with nothing_changes():
+        assert problem(ask(owner, s, "change", **said)) == (status, code)
+    assert changes_at_stripe(shop, before) == []
+
+
+def test_a_plan_of_another_type_or_no_longer_sold_is_not_changed_to(shop: Shop, s: Subscription, owner: Client) -> None:
+    Shop.of_addons(shop.stripe)
+    assert problem(ask(owner, s, "change", plan="addon-small")) == (400, "invalid_plan")
+    shop.small.plan.is_sold = False
+    shop.small.plan.save()
+    assert problem(ask(owner, s, "change", plan="small")) == (400, "not_offered")
+
+
+def test_in_a_trial_a_change_is_free_and_at_once(shop: Shop) -> None:
+    s = shop.buys(trial_period_days=14)
+    owner = owner_of(s.tenant)
+    assert done(ask(owner, s, "change/preview", quantity=2))["due_now_minor"] == 0
+    assert done(ask(owner, s, "change", quantity=2))["status"] == "TRIAL"
+    assert_equal_to_stripe(shop.stripe, s)
+    assert problem(ask(owner, s, "change", quantity=3, when="term_end")) == (409, "illegal_transition")
+    assert problem(ask(owner, s, "pause")) == (409, "illegal_transition")
+
+
+# --- at term end -----------------------------------------------------------------------------------------------------
+
+
+def test_a_downgrade_at_term_end_is_shown_comes_with_the_renewal_and_parks_then(
+    shop: Shop, s: Subscription, owner: Client
+) -> None:
+    fill(s, "a", "b")
+    said = {"plan": "small", "when": "term_end"}
+    shown = done(ask(owner, s, "change/preview", **said))
+    assert (shown["due_now_minor"], shown["next_minor"], shown["devices_to_park"]) == (0, 1000, 1)
+    assert problem(ask(owner, s, "change", **said)) == (409, "devices_would_be_parked")
+    told = done(ask(owner, s, "change", confirm_parking=True, **said))
+    assert (told["plan"], told["status"]) == ("big", "ACTIVE")
+    coming = told["scheduled_change"]
+    assert (coming["plan"], coming["quantity"], coming["at"]) == ("small", 1, told["term_end"])
+    assert_equal_to_stripe(shop.stripe, s)
+    shop.stripe.pay(link_of(s))
+    bring(link_of(s), now=s.term_end)
+    assert plan_of(s) == ("small", "month", 1)
+    assert parked() == ["b"]
+    assert_equal_to_stripe(shop.stripe, s)
+    assert done(owner.get(f"/api/v1/customer/subscriptions/{s.number}"))["scheduled_change"] is None
+
+
+def test_a_scheduled_change_is_dropped_or_takes_the_place_of_the_one_before(
+    shop: Shop, s: Subscription, owner: Client
+) -> None:
+    for quantity in (2, 3):
+        told = done(ask(owner, s, "change", quantity=quantity, packs={"more": 1}, when="term_end"))
+        assert told["scheduled_change"]["quantity"] == quantity
+        assert_equal_to_stripe(shop.stripe, s)
+    told = done(owner.delete(f"/api/v1/customer/subscriptions/{s.number}/change"))
+    assert (told["scheduled_change"], at_stripe(shop.stripe, s)["schedule"]) == (None, None)
+    done(ask(owner, s, "change", quantity=2, when="term_end"))
+    assert done(ask(owner, s, "change", quantity=1, when="term_end"))["scheduled_change"] is None
+    assert at_stripe(shop.stripe, s)["schedule"] is None
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"), [("change", {"quantity": 5}), ("cancel", {}), ("cancel", {"at": "now"}), ("pause", {})]
+)
+def test_what_is_scheduled_gives_way_to_what_is_asked_for_now(
+    verb: str, said: dict[str, Any], shop: Shop, s: Subscription, owner: Client
+) -> None:
+    done(ask(owner, s, "change", quantity=2, when="term_end"))
+    done(ask(owner, s, verb, **said))
+    assert_equal_to_stripe(shop.stripe, s)
+    assert (at_stripe(shop.stripe, s)["schedule"] is None) == (verb != "pause" and said != {"at": "now"})
+
+
+def test_a_card_that_is_declined_leaves_what_is_scheduled(shop: Shop, s: Subscription, owner: Client) -> None:
+    done(ask(owner, s, "change", quantity=2, when="term_end"))
+    shop.stripe.turn(card="declined")
+    assert problem(ask(owner, s, "change", quantity=9)) == (402, "card_declined")
+    assert at_stripe(shop.stripe, s)["schedule"] is not None
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+def test_what_ends_with_its_term_has_no_change_then(shop: Shop, s: Subscription, owner: Client) -> None:
+    done(ask(owner, s, "cancel"))
+    with nothing_changes():
+        assert problem(ask(owner, s, "change", quantity=2, when="term_end")) == (409, "illegal_transition")
+
+
+# --- who, and what if not --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_engineers_and_others_change_nothing(verb: str, shop: Shop, s: Subscription) -> None:
+    engineer, stranger = owner_of(s.tenant, Member.Role.ENGINEER), owner_of(TenantFactory.create())
+    before = len(shop.stripe.requests())
+    with nothing_changes():
+        assert ask(engineer, s, verb).status_code == 403
+        assert ask(stranger, s, verb).status_code == 404
+        assert ask(Client(), s, verb).status_code == 401
+    assert len(shop.stripe.requests()) == before
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_when_stripe_does_not_answer_nothing_changes_here(
+    verb: str, shop: Shop, s: Subscription, owner: Client
+) -> None:
+    shop.stripe.knobs(errors=[{"status": 500, "times": 0}])
+    with nothing_changes():
+        assert problem(ask(owner, s, verb)) == (502, "stripe_unavailable")
+
+
+@pytest.mark.parametrize(
+    ("verb", "aspect"),
+    [("cancel", "TERM_END"), ("resume", "PAUSE"), ("pause", "PAUSE"), ("change", "ITEMS"), ("change", "END")],
+)
+def test_what_is_still_being_told_to_stripe_is_not_changed_past_it(
+    verb: str, aspect: str, shop: Shop, s: Subscription, owner: Client
+) -> None:
+    now = timezone.now()
+    link = StripeLink.objects.get(subscription=s)
+    Telling.objects.create(
+        aspect=aspect, link=link, tenant=s.tenant, version=1, actor=ALICE, created_at=now, next_attempt_at=now
+    )
+    with nothing_changes():
+        assert problem(ask(owner, s, verb)) == (409, "change_under_way")
+
+
+def test_what_has_ended_at_stripe_is_found_to_be_over(shop: Shop, s: Subscription, owner: Client) -> None:
+    shop.stripe.api("DELETE", f"/v1/subscriptions/{link_of(s)}")
+    assert problem(ask(owner, s, "change", quantity=2)) == (409, "illegal_transition")
+    assert_equal_to_stripe(shop.stripe, s)
+    assert done(owner.get(f"/api/v1/customer/subscriptions/{s.number}"))["status"] == "EXPIRED"
