@@ -75,7 +75,7 @@ def test_else_what_was_bought_waits_for_staff(event: StripeEvent, stripe: Sandbo
     assert Subscription.objects.get().tenant == acme
     entry = LogEntry.objects.get()
     assert (entry.object_id, "their order 4711" in entry.change_message) == (str(acme.pk), True)
-    assert alice.get(page(event)).status_code == 404  # it waits no more
+    assert alice.get(page(event)).status_code == 403  # it waits no more
 
 
 @pytest.mark.parametrize("wrong", [{"reason": ""}, {"tenant": ""}, {"tenant": "nobody"}])
@@ -109,4 +109,4 @@ def test_a_customer_that_somebody_has_by_now_stays_theirs(event: StripeEvent, st
 
 
 def test_events_that_wait_for_something_else_have_no_such_door(event: StripeEvent) -> None:
-    assert staff(*MAY).get(page(event)).status_code == 404
+    assert staff(*MAY).get(page(event)).status_code == 403
