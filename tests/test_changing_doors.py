@@ -1,4 +1,4 @@
-"""One change, four doors: our API, Stripe's dashboard and portal, staff. They end in the same state: Stripe's."""
+"""One change, four doors: our API, Stripe's dashboard and portal, staff. They end in one state, which is Stripe's."""
 
 from collections.abc import Callable
 from typing import Any

@@ -10,6 +10,7 @@ from django.utils import timezone
 from billing_site.api import keys
 from entitlements.models import SlotPack, SubscriptionPack, TierAllocation
 from subscriptions import lifecycle
+from subscriptions.errors import TenantClosed
 from subscriptions.models import Member, Subscription, Tenant
 from subscriptions.states import EndReason, Status, Type
 from tests import openapi, stripe_spec
@@ -33,6 +34,7 @@ from tests.buying import (
 from tests.history import by, nothing_changes
 from tests.stripe_sandbox.client import Sandbox
 from tests.test_api import problem
+from webhooks import checkout
 from webhooks.models import Checkout, StripeLink
 
 pytestmark = pytest.mark.django_db
@@ -265,8 +267,12 @@ def test_a_trial_by_staff_becomes_what_was_bought(acme: Tenant, owner: Client, s
 def test_a_closed_tenant_buys_nothing(acme: Tenant, owner: Client, stripe: Sandbox) -> None:
     sold("fleet")
     Tenant.objects.update(closed_at=JAN_1)
-    refused(buys(owner), 409, "tenant_closed")
-    refused(asks(owner, PORTAL), 409, "tenant_closed")
+    refused(buys(owner), 403, "tenant_closed")
+    refused(asks(owner, PORTAL), 403, "tenant_closed")
+    acme.refresh_from_db()
+    with pytest.raises(TenantClosed):  # whoever asks
+        checkout.portal(acme, "http://localhost/")
+    assert stripe.requests() == []
 
 
 # --- an add-on -------------------------------------------------------------------------------------------------------

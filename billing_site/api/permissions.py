@@ -36,7 +36,7 @@ class IsTenant(BasePermission):
 
 
 class IsOwner(IsTenant):
-    """Whoever answers for a tenant's money: its billing owners, and its keys."""
+    """Who may spend the tenant's money: a billing owner, or a service with the tenant's key."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         if not super().has_permission(request, view):
@@ -44,7 +44,7 @@ class IsOwner(IsTenant):
         member = None if isinstance(request.auth, ApiKey) else member_of(request)
         if member is None or member.role == Member.Role.OWNER:
             return True
-        self.message, self.code = "Only a billing owner can do this.", "billing_owner_only"
+        self.message, self.code = "Only the billing owners of a tenant can do this.", "billing_owner_only"
         return False
 
 

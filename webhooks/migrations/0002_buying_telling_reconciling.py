@@ -18,10 +18,9 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('quantity', models.PositiveIntegerField(default=1)),
-                ('request', models.JSONField(default=dict, help_text='What Stripe is asked for, kept so that it can be asked again in the same words.')),
                 ('session_id', models.CharField(blank=True, help_text="Stripe's checkout session, once it is made.", max_length=255)),
                 ('url', models.TextField(blank=True, help_text='Where the customer pays.')),
-                ('success_url', models.TextField(blank=True, help_text='Where the customer goes on, once what was bought is here. Empty: a page of ours.')),
+                ('success_url', models.TextField(help_text='Where the customer goes on, once what was bought is here.')),
                 ('cancel_url', models.TextField()),
                 ('state', models.CharField(choices=[('OPEN', 'Open'), ('COMPLETE', 'Complete'), ('EXPIRED', 'Expired')], default='OPEN', max_length=16)),
                 ('actor', models.CharField(help_text='Who asked for it: member:7, apikey:3.', max_length=64)),
