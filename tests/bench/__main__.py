@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from billing_site.local.environment import LOCAL
-from tests.bench import access, entitlements, intake, slots, sweep
+from tests.bench import access, entitlements, intake, reconcile, slots, sweep
 from tests.bench.result import Result
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "slots": slots.measure,
     "access": access.measure,
     "entitlements": entitlements.measure,
+    "reconcile": reconcile.measure,
 }
 FILE = LOCAL / "bench.json"
 
