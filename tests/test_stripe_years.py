@@ -36,6 +36,6 @@ def test_two_years_under_loss_duplicates_delay_and_shuffling_end_where_stripe_is
         life = Years(badly_connected, move, Random(seed), tenant, by_hand)
         customer_of(tenant)
         life.card("ok")
-        assert len(list(two_years(life))) == 16
+        assert len(list(two_years(life))) == 15
     assert any(attempt["status"] is None for attempt in badly_connected.deliveries())  # some were lost
     assert broken() == []

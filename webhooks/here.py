@@ -1,6 +1,7 @@
 """What we know of many Stripe subscriptions at once, to be compared with what Stripe says of them."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import F, OuterRef, Subquery
@@ -19,17 +20,29 @@ from webhooks.stripe_state import Unmappable, Wanted
 Said = Mapping[str, Wanted | Unmappable | None]  # what Stripe says, by Stripe subscription; None: there is none
 
 
-def known_here(said: Said) -> dict[str, Here]:
+@dataclass(frozen=True)
+class Supposed:
+    """What is not written yet, and would be: whose customers are whose, and what prices sell."""
+
+    customers: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    prices: Mapping[str, Sold] = field(default_factory=dict)
+    packs: Mapping[str, str] = field(default_factory=dict)
+
+
+def known_here(said: Said, supposed: Supposed = Supposed()) -> dict[str, Here]:
     """By Stripe subscription, in five statements however many they are. Nothing is locked."""
     states = [state for state in said.values() if isinstance(state, Wanted)]
     links = {link.pk: link for link in _links(said)}
-    customers = _customers({state.customer_id for state in states})
+    customers = {**supposed.customers, **_customers({state.customer_id for state in states})}
     coming = {price for state in states if state.coming for price, _ in state.coming.items}
     prices, packs = _sold({item.price_id for state in states for item in state.items} | coming)
+    prices, packs = {**supposed.prices, **prices}, {**supposed.packs, **packs}
     waiting = StripeEvent.objects.filter(state=StripeEvent.State.PENDING, stripe_subscription_id__in=[*said])
     awaits = set(waiting.values_list("stripe_subscription_id", flat=True))
     subscriptions = [link.subscription for link in links.values() if link.subscription]
-    sells = _Sells({tenant for tenant, _ in customers.values()} | {s.tenant_id for s in subscriptions})
+    said_by = {state.customer_id for state in states}
+    tenants = {tenant for customer, (tenant, _) in customers.items() if customer in said_by}
+    sells = _Sells(tenants | {s.tenant_id for s in subscriptions})
     known = {}
     for stripe_id, state in said.items():
         customer = customers.get(state.customer_id) if isinstance(state, Wanted) else None

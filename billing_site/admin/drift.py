@@ -146,7 +146,7 @@ class DriftAdmin(DriftColumns, ReadOnly, Found):
     search_fields = ("object_id", "tenant__slug", "tenant__name", "subscription__number")
     search_help_text = "Stripe id, tenant, or subscription number"
     list_select_related = ("tenant", "subscription")
-    custom_urls: ClassVar = (("<int:pk>/<slug:name>/", "webhooks_drift_verb", page),)
+    custom_urls: ClassVar = (("<int:pk>/mend/<slug:name>/", "webhooks_drift_verb", page),)
     fields = readonly_fields = (
         "kind", "how_bad", "of_tenant", "of_subscription", "at_stripe", "sides", "a_repair", "found", "seen",
         "resolved", "resolution",

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from billing_site.local.environment import LOCAL
-from tests.bench import access, entitlements, inbox, intake, slots, sweep
+from tests.bench import access, entitlements, inbox, intake, reconcile, slots, sweep
 from tests.bench.result import Result
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "slots": slots.measure,
     "access": access.measure,
     "entitlements": entitlements.measure,
+    "reconcile": reconcile.measure,
 }
 FILE = LOCAL / "bench.json"
 
