@@ -89,8 +89,10 @@ class Service:
 
 
 @contextmanager
-def service(directory: Path) -> Iterator[Service]:
-    """Start all of it on an empty database; stop all of it, also when starting fails half way."""
+def service(directory: Path, *, clock: Path | None = None, knobs: dict[str, Any] | None = None) -> Iterator[Service]:
+    """Start all of it on an empty database; stop all of it, also when starting fails half way. With a `clock`, time is
+    as far ahead in ours as that file says (`tests.shifted`); Stripe begins with these knobs, and outlives being killed.
+    """
     with ExitStack() as stack:
         mail = MailCatcher(directory / "mail")
         stack.callback(mail.stop)
@@ -101,8 +103,12 @@ def service(directory: Path) -> Iterator[Service]:
         url = f"http://{ports.LOCALHOST}:{port}"
         secret, key = environment.FOR_RUNS["STRIPE_WEBHOOK_SECRET"], environment.FOR_RUNS["STRIPE_SECRET_KEY"]
         stripe = stack.enter_context(
-            Sandbox.start(webhook_url=f"{url}/webhook/stripe", webhook_secret=secret, api_key=key)
-        )
+            Sandbox.start(
+                webhook_url=f"{url}/webhook/stripe", webhook_secret=secret, api_key=key,
+                state=directory / "stripe.json" if clock else None,
+            )
+        )  # fmt: skip
+        stripe.knobs(**(knobs or {}))
         env = environment.given() | environment.FOR_RUNS
         env |= {
             "DATABASE_URL": postgres.url, "REDIS_URL": broker.url, "EMAIL_URL": mail.smtp_url,
@@ -112,7 +118,7 @@ def service(directory: Path) -> Iterator[Service]:
         }  # fmt: skip
         migrate = demo_services.command("migrate", env, "--no-input")
         _traced_in(directory, migrate).finish(seconds=100)
-        web, worker, beat = (_traced_in(directory, make(env)) for make in demo_services.DJANGO)
+        web, worker, beat = (_shifted(_traced_in(directory, make(env)), clock) for make in demo_services.DJANGO)
         processes = [beat, worker, web]
         stack.callback(stop_all, processes)
         for process in processes:
@@ -126,6 +132,12 @@ def service(directory: Path) -> Iterator[Service]:
 
 def _traced_in(directory: Path, process: Process) -> Process:
     return replace(process, log=directory / f"{process.name}.log", pid_file=None)
+
+
+def _shifted(process: Process, clock: Path | None) -> Process:
+    """`python -m MODULE …` with its clock ahead."""
+    python, dash_m, *rest = process.argv
+    return replace(process, argv=[python, dash_m, "tests.shifted", str(clock), *rest]) if clock else process
 
 
 class Browser:

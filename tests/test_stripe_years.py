@@ -9,7 +9,7 @@ import pytest
 from tests.builders import TenantFactory
 from tests.history import broken
 from tests.stripe_sandbox.client import Sandbox
-from tests.years import BAD_WAY, Years, by_hand, shifted, shop, two_years
+from tests.years import BAD_WAY, Years, shifted, shop, two_years
 from webhooks.catalogue import customer_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -33,7 +33,7 @@ def test_two_years_under_loss_duplicates_delay_and_shuffling_end_where_stripe_is
     tenant = TenantFactory.create()
     with shifted(monkeypatch) as move:
         badly_connected.knobs(**BAD_WAY, seed=seed)
-        life = Years(badly_connected, move, Random(seed), tenant, by_hand)
+        life = Years(badly_connected, move, Random(seed), tenant)
         customer_of(tenant)
         life.card("ok")
         assert len(list(two_years(life))) == 15

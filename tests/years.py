@@ -32,7 +32,6 @@ BAD_WAY: dict[str, Any] = {
     "duplicate": 2, "delay_seconds": [0, 0.05], "reorder": 3, "drop": 0.1, "timestamp_clock": "sandbox",
     "retry": [0.05, 0.1],
 }  # fmt: skip
-SERVES = "access"
 
 
 @contextmanager
@@ -56,7 +55,6 @@ class Years:
     move: Callable[[timedelta], None]
     dice: Random
     tenant: Tenant
-    by_hand: Callable[[], None]  # what workers do, done here and now; in the other test they do it themselves
     passed: timedelta = timedelta(0)
     owner: Client = field(init=False)
 
@@ -73,18 +71,26 @@ class Years:
             self.passed += step
             self.move(step)
             self.stripe.clock(int(self.passed.total_seconds()))
-            if self.dice.random() < 0.5:
-                self.by_hand()
+            self.work()
+
+    def work(self) -> None:
+        """What workers do meanwhile, sometimes."""
+        if self.dice.random() < 0.5:
+            by_hand()
+
+    def come_to_rest(self) -> None:
+        """Until nothing is on its way any more, and what was lost has been found."""
+        self.stripe.flush()
+        by_hand()
+        reconciled()
+        by_hand()
+        while is_anything_unread():
+            settle()
+            by_hand()
 
     def quiet(self) -> None:
         """Nothing is on its way any more: what is here is what is at Stripe."""
-        self.stripe.flush()
-        self.by_hand()
-        reconciled()
-        self.by_hand()
-        while is_anything_unread():
-            settle()
-            self.by_hand()
+        self.come_to_rest()
         for link in StripeLink.objects.filter(subscription__isnull=False).select_related("subscription"):
             assert link.subscription is not None
             assert_equal_to_stripe(self.stripe, link.subscription)
@@ -115,6 +121,19 @@ class Years:
 
     def buys_addon(self, plan: str) -> None:
         self.pays_on(asks(self.signed_in(), ADDON, parent_subscription=self.main().number, plan=plan))
+
+    def does(self, action: Callable[[], object], until: Callable[[], bool]) -> None:
+        """Do something, and see at Stripe that it was done."""
+        action()
+        assert until()
+
+    def at_stripe(self, **only: Any) -> list[dict[str, Any]]:
+        """The customer's subscriptions there that are not over."""
+        found = self.stripe.api("GET", "/v1/subscriptions", customer=customer_of(self.tenant), **only)["data"]
+        return [sub for sub in found if sub["status"] not in ("canceled", "incomplete", "incomplete_expired")]
+
+    def main_at_stripe(self) -> dict[str, Any]:
+        return next(sub for sub in self.at_stripe() if sub["id"] == self.main().stripe_link.pk)
 
     def asks_to(self, verb: str, **body: Any) -> Any:
         path = f"/api/v1/customer/subscriptions/{self.main().number}/{verb}"
@@ -158,6 +177,10 @@ def shop() -> None:
     sold("more", type=Type.ADDON, slots=2, price={"amount_minor": 900})
 
 
+def amount(at_stripe: dict[str, Any]) -> int:
+    return int(at_stripe["items"]["data"][0]["price"]["unit_amount"])
+
+
 def two_years(life: Years) -> Iterator[datetime]:
     """Trial, buy, add-on, upgrade, failed card, recovery, downgrade, cancel, come back; an instant for each quiet
     point, at which the caller compares.
@@ -169,18 +192,27 @@ def two_years(life: Years) -> Iterator[datetime]:
         statuses.append(str(life.main().status))
         return timezone.now()
 
-    life.buys("fleet")
-    life.by_hand()
+    def has(count: int) -> Callable[[], bool]:
+        return lambda: len(life.at_stripe()) == count
+
+    def sells(**facts: Any) -> Callable[[], bool]:
+        return lambda: {name: life.main_at_stripe()["items"]["data"][0][name] for name in facts} == facts
+
+    def is_set(name: str) -> Callable[[], bool]:
+        return lambda: bool(life.main_at_stripe()[name])
+
+    life.does(lambda: life.buys("fleet"), has(1))
+    life.work()
     yield rest()
     life.days(20)
     yield rest()
     life.registers("a", "b", "c")
     life.days(20)
     yield rest()
-    life.buys_addon("more")
+    life.does(lambda: life.buys_addon("more"), has(2))
     life.days(45)
     yield rest()
-    life.asks_to("change", plan="fleet-big")
+    life.does(lambda: life.asks_to("change", plan="fleet-big"), lambda: amount(life.main_at_stripe()) == 4900)
     life.registers("d", "e", "f")
     life.days(50)
     yield rest()
@@ -191,27 +223,28 @@ def two_years(life: Years) -> Iterator[datetime]:
     life.days(12)
     yield rest()
     life.days(60)
-    life.asks_to("change", plan="fleet", when="term_end", confirm_parking=True)
+    later = {"plan": "fleet", "when": "term_end", "confirm_parking": True}
+    life.does(lambda: life.asks_to("change", **later), is_set("schedule"))
     yield rest()
     life.days(35)
     yield rest()
-    life.asks_to("change", quantity=2)
+    life.does(lambda: life.asks_to("change", quantity=2), sells(quantity=2))
     life.days(70)
     yield rest()
-    life.asks_to("pause")
+    life.does(lambda: life.asks_to("pause"), is_set("pause_collection"))
     life.days(10)
     yield rest()
-    life.asks_to("resume")
+    life.does(lambda: life.asks_to("resume"), lambda: not is_set("pause_collection")())
     life.days(80)
     yield rest()
-    life.asks_to("cancel")
+    life.does(lambda: life.asks_to("cancel"), is_set("cancel_at"))
     life.days(40)
     life.quiet()
     assert not Subscription.objects.exclude(status=Status.EXPIRED).filter(tenant=life.tenant).exists()
     yield timezone.now()
     life.days(60)
-    life.buys("fleet-big")
-    life.by_hand()
+    life.does(lambda: life.buys("fleet-big"), has(1))
+    life.work()
     yield rest()
     life.days(730 - life.passed.days)
     yield rest()

@@ -84,20 +84,8 @@ class Sandbox:
         ]
         command += ["--state", str(state or "none"), "--webhook-url", webhook_url]
         command += ["--webhook-secret", webhook_secret, "--api-key", api_key]
-        process = subprocess.Popen(
-            command,
-            cwd=_ROOT,
-            env=os.environ | {"PYTHONPATH": str(_ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        line = _first_line(process, timeout_seconds=20)
-        if " listening on " not in line:
-            process.kill()
-            process.wait()
-            raise RuntimeError(f"the Stripe sandbox did not start: {line.strip() or 'see its message above'}")
-        return cls(line.rsplit(" ", 1)[1].strip(), api_key=api_key, process=process)
+        process, url = _started(command)
+        return cls(url, api_key=api_key, process=process)
 
     def stop(self) -> None:
         """End the process we started; safe to repeat."""
@@ -118,6 +106,14 @@ class Sandbox:
         assert self.process is not None
         self.process.kill()
         self.stop()
+
+    def kill_and_start_again(self) -> None:
+        """SIGKILL, and a new process at the same address with the same state file."""
+        assert self.process is not None
+        command = [str(word) for word in self.process.args]  # type: ignore[union-attr]
+        command[command.index("--port") + 1] = self.url.rpartition(":")[2]
+        self.kill()
+        self.process, _ = _started(command)
 
     # the API, as a caller of Stripe uses it
 
@@ -257,6 +253,24 @@ def _decoded(body: bytes) -> Any:
         return json.loads(body)
     except ValueError:
         return body
+
+
+def _started(command: list[str]) -> tuple[subprocess.Popen[str], str]:
+    """The process, and its address."""
+    process = subprocess.Popen(
+        command,
+        cwd=_ROOT,
+        env=os.environ | {"PYTHONPATH": str(_ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    line = _first_line(process, timeout_seconds=20)
+    if " listening on " not in line:
+        process.kill()
+        process.wait()
+        raise RuntimeError(f"the Stripe sandbox did not start: {line.strip() or 'see its message above'}")
+    return process, line.rsplit(" ", 1)[1].strip()
 
 
 def _first_line(process: subprocess.Popen[str], *, timeout_seconds: float) -> str:
