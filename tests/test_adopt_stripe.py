@@ -105,7 +105,7 @@ def test_one_that_was_killed_goes_on_and_ends_the_same(
         with pytest.raises(Killed):
             adopt()
     adopt()
-    assert Subscription.objects.get().stripe_link.pk == acme["sub"]["id"]  # type: ignore[attr-defined]
+    assert Subscription.objects.get().stripe_link.pk == acme["sub"]["id"]
 
 
 def test_a_main_subscription_that_the_file_names_goes_on_with_what_stripe_bills(
@@ -124,7 +124,7 @@ def test_a_main_subscription_that_the_file_names_goes_on_with_what_stripe_bills(
     )
     adopt("--map", map_, "--prices", prices)
     s.refresh_from_db()
-    assert (s.stripe_link.pk, s.auto_renews, Subscription.objects.count()) == (sub["id"], True, 1)  # type: ignore[attr-defined]
+    assert (s.stripe_link.pk, s.auto_renews, Subscription.objects.count()) == (sub["id"], True, 1)
     assert "billing_changed" in s.audit.values_list("action", flat=True)
 
 

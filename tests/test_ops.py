@@ -84,8 +84,8 @@ def test_a_notice_that_nobody_sends_is_named() -> None:
 
 
 @pytest.mark.django_db
-def test_readiness_asks_six_things_of_the_database(django_assert_num_queries: Any) -> None:
-    with django_assert_num_queries(6):
+def test_readiness_asks_seven_things_of_the_database(django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(7):
         ready()
 
 

@@ -128,7 +128,7 @@ def _assigned(customer: str, tenant: Tenant) -> bool:
         with transaction.atomic():
             newcomers.assign(customer, tenant)
     except IntegrityError:
-        return Customer.objects.filter(id=customer, subscriber=tenant).exists()
+        return bool(Customer.objects.filter(id=customer, subscriber=tenant).exists())
     return True
 
 
