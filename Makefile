@@ -23,7 +23,10 @@ test: lint types ## everything that has to pass: lint, types, migrations, checks
 	@$(WITH_SERVERS) sh -ec '\
 		python manage.py makemigrations --check --dry-run; \
 		python manage.py check; \
-		python -m pytest -n 2 --dist loadfile $(ARGS)'
+		python -m pytest -n 2 --dist loadfile -m "not long" $(ARGS)'
+
+test-long: packages-dev ## what `make test` leaves out: races a hundred times, years under random kills; ARGS go to pytest
+	@$(WITH_SERVERS) python -m pytest -n 2 --dist loadfile -m long $(ARGS)
 
 lint: packages-dev ## ruff: rules and format
 	@$(BIN)/ruff check .
@@ -53,4 +56,4 @@ packages-%:
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@exec $(PYTHON) billing_site/local/bootstrap.py $*
 
-.PHONY: help demo demo-reset manage test lint types format bench lock clean
+.PHONY: help demo demo-reset manage test test-long lint types format bench lock clean

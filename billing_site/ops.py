@@ -29,7 +29,6 @@ def healthz(request: HttpRequest) -> JsonResponse:
 
 def readyz(request: HttpRequest) -> JsonResponse:
     """200 if the database and the broker answer and nothing that is due has waited too long; else 503 and what has.
-
     `stuck` counts what waits for a person, `open_high_drift` what differs from Stripe, and badly.
     """
     checks: dict[str, Callable[[], str]] = {

@@ -90,6 +90,7 @@ STRIPE_API_BASE = read(
     "STRIPE_API_BASE", env.str, "https://api.stripe.com", valid=lambda url: url.startswith(("http://", "https://"))
 ).rstrip("/")
 STRIPE_LIVE_MODE = read("STRIPE_LIVE_MODE", yes_or_no, False)
+STRIPE_AUTOMATIC_TAX = read("STRIPE_AUTOMATIC_TAX", yes_or_no, False)
 
 EMAIL = read("EMAIL_URL", env.email_url, env.email_url_config("smtp://localhost:25"))
 DEFAULT_FROM_EMAIL = read("DEFAULT_FROM_EMAIL", env.str, "Termkeeper <billing@localhost>", valid=lambda a: "@" in a)
@@ -276,6 +277,7 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1",  # what follows it names the group: customer, platform
     "OAS_VERSION": "3.1.1",  # its schemas are JSON Schema: the tests hold real answers to them
     "SERVE_INCLUDE_SCHEMA": False,
+    "ENUM_NAME_OVERRIDES": {"NowOrTermEnd": [("now", "now"), ("term_end", "term_end")]},  # it stands under two names
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }

@@ -5,8 +5,8 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
-from billing_site import ops, pages
-from billing_site.api import access, changing, customer, devices, edge, entitlements, platform
+from billing_site import ops, pages, returning
+from billing_site.api import access, billing, changing, customer, devices, edge, entitlements, platform
 from webhooks.intake import stripe_webhook
 
 # dj-stripe's admin registers endpoints at Stripe under this name; its own view stays unmounted: 33 statements
@@ -14,6 +14,12 @@ from webhooks.intake import stripe_webhook
 registered_endpoints = ([path("<uuid:uuid>", stripe_webhook, name="djstripe_webhook_by_uuid")], "djstripe")
 
 api = [
+    path("customer/billing/config", billing.Config.as_view(), name="billing_config"),
+    path("customer/billing/plans", billing.Plans.as_view(), name="billing_plans"),
+    path("customer/billing/checkout-session", billing.CheckoutSession.as_view(), name="checkout_session"),
+    path("customer/billing/addon-checkout", billing.AddonCheckout.as_view(), name="addon_checkout"),
+    path("customer/billing/portal-session", billing.PortalSession.as_view(), name="portal_session"),
+    path("customer/subscriptions/<slug:number>/renew", billing.RenewSubscription.as_view(), name="renew"),
     path("customer/billing/status", customer.BillingStatus.as_view(), name="billing_status"),
     path("customer/billing/subscriptions", customer.SubscriptionList.as_view(), name="billing_subscriptions"),
     path("customer/subscriptions", customer.SubscriptionList.as_view(), name="subscriptions"),
@@ -53,6 +59,7 @@ urlpatterns = [
     path(".well-known/jwks.json", edge.Jwks.as_view(), name="jwks"),
     path("api/schema", SpectacularAPIView.as_view(permission_classes=[]), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema", permission_classes=[]), name="docs"),
+    path("billing/return", returning.billing_return, name="billing_return"),
     path("admin/", admin.site.urls),
     path("login", LoginView.as_view(template_name="login.html"), name="login"),
     path("logout", LogoutView.as_view(), name="logout"),

@@ -17,6 +17,8 @@ from subscriptions.states import DEADLINES, LIVE, Action, EndReason, Status, Typ
 # A family moves together with its root; only an add-on that was cancelled ends by itself.
 STEPS_BY_ITSELF = Q(parent__isnull=True) | Q(cancel_at_term_end=True)
 
+MOST_UNITS = 100_000  # of a plan or a pack; more is a slip of somebody's hand
+
 THIS_TRANSACTION = Cast(Cast(models.Func(function="pg_current_xact_id"), models.TextField()), models.BigIntegerField())
 
 

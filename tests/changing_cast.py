@@ -14,6 +14,7 @@ from entitlements.models import SlotPack
 from subscriptions.audit import Actor
 from subscriptions.models import Member, Plan, PlanPrice, Subscription, Tenant
 from subscriptions.states import Type
+from tests import stripe_spec
 from tests.builders import PlanPriceFactory, TenantFactory, selling, tier
 from tests.stripe_cast import bought_at_stripe
 from tests.stripe_sandbox.client import Sandbox
@@ -65,6 +66,11 @@ class Shop:
         pk = price_at_stripe(price) if isinstance(price, PlanPrice) else price_of_pack(price)
         return {"price": pk, "quantity": units}
 
+    def was_asked_as_published(self) -> None:
+        """Every request to Stripe is one of its published spec."""
+        for asked in self.stripe.requests():
+            stripe_spec.validate_request(asked["method"], asked["path"], asked["params"])
+
     def adds_to(self, main: Subscription) -> Subscription:
         """An add-on whose periods are its main one's."""
         return self.buys(tenant=main.tenant, billing_cycle_anchor=int(main.term_end.timestamp()))
@@ -82,7 +88,7 @@ def bring(stripe_id: str, now: datetime | None = None) -> str:
 
 
 def link_of(s: Subscription) -> str:
-    return str(s.stripe_link.pk)  # type: ignore[attr-defined]
+    return str(s.stripe_link.pk)
 
 
 def at_stripe(stripe: Sandbox, s: Subscription) -> dict[str, Any]:

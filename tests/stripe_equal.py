@@ -25,7 +25,7 @@ def assert_equal_to_stripe(stripe: Sandbox, s: Subscription) -> None:
     and the plan that it had.
     """
     s = Subscription.objects.select_related("parent").get(pk=s.pk)
-    link = s.stripe_link  # type: ignore[attr-defined]
+    link = s.stripe_link
     theirs = stripe.api("GET", f"/v1/subscriptions/{link.pk}", expand=["latest_invoice", "schedule"])
     assert s.status in _statuses(s, theirs), f"{s.number} is {s.status}, {theirs['status']} at Stripe"
     if s.status == Status.EXPIRED:

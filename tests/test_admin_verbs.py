@@ -202,6 +202,17 @@ def test_what_is_offered_is_what_the_present_state_can_do(wanted: str, type: Typ
     assert offered == can
 
 
+def test_a_plan_may_be_sold_in_another_quantity_or_stay_as_many_as_it_was(alice: Client) -> None:
+    plan = priced()
+    s = in_state("ACTIVE", plan=plan)
+    for quantity, then in (("3", 3), ("", 3)):
+        done(alice, "change-plan", s, bought=bought(plan), quantity=quantity)
+        s.refresh_from_db()
+        assert s.quantity == then
+    wrong = form(alice, "change-plan", s, bought=bought(plan), quantity="0").preview()
+    assert "quantity" in errors(wrong)
+
+
 def test_the_preview_shows_what_happens_to_every_member_of_the_family(alice: Client) -> None:
     main = in_state("ACTIVE")
     addons = [subscription(Type.ADDON, parent=main, term=TERM, now=TERM[0]) for _ in range(2)]

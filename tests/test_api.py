@@ -16,6 +16,7 @@ from django.test import Client
 from billing_site.api import keys
 from billing_site.api.customer import monthly_total
 from billing_site.banner import banner
+from entitlements.models import SlotPack, SubscriptionPack
 from subscriptions import lifecycle
 from subscriptions.audit import Actor
 from subscriptions.lifecycle import CancelAt, Purchase
@@ -58,7 +59,22 @@ OF_DEVICES = {  # held to the description in test_devices_api
     f"{ONE}/devices": ["get"],
 }
 EDGE = ["/api/v1/platform/changes", f"{PLATFORM}/snapshot", "/.well-known/jwks.json"]  # test_changes, test_snapshots
+BUYING = {  # held to the description in test_checkout
+    **{f"/api/v1/customer/billing/{word}": ["get"] for word in ("config", "plans")},
+    **{
+        f"/api/v1/customer/billing/{word}": ["post"]
+        for word in ("checkout-session", "addon-checkout", "portal-session")
+    },
+    f"{ONE}/renew": ["post"],
+}
 FAR = datetime(2099, 1, 1, tzinfo=UTC)  # no banner speaks of it yet
+OF_CHANGING = {  # held to the description in test_changing
+    f"{ONE}/cancel": ["post"],
+    f"{ONE}/resume": ["post"],
+    f"{ONE}/pause": ["post"],
+    f"{ONE}/change": ["post", "delete"],
+    f"{ONE}/change/preview": ["post"],
+}
 OF_THE_PLATFORM = {  # held to the description in test_platform_api
     "/api/v1/platform/access": ["post"],
     "/api/v1/platform/tenants/{tenant}/devices/{device_id}/access": ["get"],
@@ -134,6 +150,8 @@ MAIN_IN_GRACE = {
     "plan": "fleet",
     "parent": None,
     "price": {"amount_minor": 4900, "currency": "EUR", "interval": "month", "interval_count": 1},
+    "quantity": 1,
+    "packs": {},
     "term_start": "2026-01-01T00:00:00Z",
     "term_end": "2026-02-01T00:00:00Z",
     "grace_end": "2026-02-15T00:00:00Z",
@@ -145,6 +163,7 @@ MAIN_IN_GRACE = {
     "end_reason": "",
     "grants_access": False,
     "next_step": {"at": "2026-02-15T00:00:00Z", "status": "SUSPENDED"},
+    "scheduled_change": None,
 }
 TRIAL_WITH_TIME = MAIN_IN_GRACE | {
     "type": "TRIAL",
@@ -209,9 +228,9 @@ def test_another_tenants_subscriptions_never_appear(acme: Tenant) -> None:
 @pytest.mark.parametrize(
     ("url", "its_own"),
     [
-        (STATUS, 1),
-        (LIST, 1),
-        (ONE, 1),
+        (STATUS, 2),  # the subscriptions, their packs
+        (LIST, 2),
+        (ONE, 2),
         (HISTORY, 3),  # entries, plans, prices
         (ITS_AUDIT, 4),  # the subscription, too
         (ITS_FORECAST, 4),  # the subscription, its family, its notices, its slots
@@ -236,18 +255,20 @@ def test_the_number_of_queries_does_not_grow_with_the_subscriptions(
 # --- who may ask -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("url", EVERY)
+@pytest.mark.parametrize("url", [*EVERY, *BUYING])
 def test_who_is_not_signed_in_is_asked_to(url: str) -> None:
-    answer = Client().get(url.format(number=subscription().number))
+    (method,) = BUYING.get(url, ["get"])
+    answer = Client().generic(method.upper(), url.format(number=subscription().number))
     assert problem(answer) == (401, "not_authenticated")
     assert answer["WWW-Authenticate"] == "Session"
 
 
-@pytest.mark.parametrize("url", EVERY)
+@pytest.mark.parametrize("url", [*EVERY, *BUYING])
 @pytest.mark.parametrize("is_staff", [True, False])
 def test_who_is_no_member_sees_nothing_not_even_staff(url: str, is_staff: bool) -> None:
     user = User.objects.create(username="nobody", is_staff=is_staff, is_superuser=is_staff)
-    answer = signed_in(user).get(url.format(number=subscription().number))
+    (method,) = BUYING.get(url, ["get"])
+    answer = signed_in(user).generic(method.upper(), url.format(number=subscription().number))
     assert (problem(answer), answer.json()["detail"]) == (
         (403, "permission_denied"), "Only members of a tenant can use this.",
     )  # fmt: skip
@@ -259,11 +280,14 @@ def test_who_was_locked_out_is_no_longer_signed_in(acme: Tenant) -> None:
     assert problem(client.get(STATUS)) == (401, "not_authenticated")
 
 
-@pytest.mark.parametrize("url", EVERY)
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("url", [*EVERY, *BUYING])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 def test_other_methods_are_refused(method: str, url: str, acme: Tenant) -> None:
-    address = url.format(number=subscription(tenant=acme).number)
-    assert problem(member_of(acme).generic(method, address)) == (405, "method_not_allowed")
+    if [method.lower()] == BUYING.get(url, ["get"]):
+        return
+    address, client = url.format(number=subscription(tenant=acme).number), member_of(acme)
+    Member.objects.update(role=Member.Role.OWNER)
+    assert problem(client.generic(method, address)) == (405, "method_not_allowed")
 
 
 def test_a_session_alone_changes_nothing_without_the_csrf_token(acme: Tenant) -> None:
@@ -576,14 +600,21 @@ def test_a_family_speaks_with_one_voice_unless_an_addon_goes_its_own_way() -> No
     assert [code for _, code, _ in lines(main, follows, now=on(1, 10))] == ["on_hold", "grace"]
 
 
-def costing(*prices: tuple[int, str, str, int], cancelled: bool = False) -> list[Subscription]:
-    return [
-        Subscription(
-            price=PlanPrice(amount_minor=amount, currency=currency, interval=interval, interval_count=per),
-            cancel_at_term_end=cancelled,
-        )
-        for amount, currency, interval, per in prices
-    ]
+def costing(
+    *prices: tuple[int, str, str, int], cancelled: bool = False, quantity: int = 1, packs: dict[int, int] | None = None
+) -> list[Subscription]:
+    """Subscriptions that are in no database, with packs: so many units by what one costs."""
+    found = []
+    for amount, currency, interval, per in prices:
+        s = Subscription(pk=1, cancel_at_term_end=cancelled, quantity=quantity)
+        s.price = PlanPrice(amount_minor=amount, currency=currency, interval=interval, interval_count=per)
+        same = {"currency": currency, "interval": interval, "interval_count": per}
+        held = [
+            SubscriptionPack(pack=SlotPack(amount_minor=each, **same), quantity=n) for each, n in (packs or {}).items()
+        ]
+        s._prefetched_objects_cache = {"packs": held}  # type: ignore[attr-defined]
+        found.append(s)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -608,13 +639,18 @@ def test_the_monthly_total_is_whole_minor_units_per_currency(
     assert monthly_total(costing(*prices, cancelled=True)) == []
 
 
+def test_the_monthly_total_counts_every_unit_and_the_packs_beside_the_plan() -> None:
+    live = costing((100, "EUR", "year", 1), quantity=3, packs={12: 2, 60: 1})
+    assert monthly_total(live) == [{"amount_minor": 25 + 2 + 5, "currency": "EUR"}]
+
+
 # --- the description -------------------------------------------------------------------------------------------------
 
 
 def test_the_description_names_every_path() -> None:
     assert {path: list(methods) for path, methods in openapi.document()["paths"].items()} == {
         url: ["get"] for url in [*EVERY, *ENTITLEMENTS, *EDGE]
-    } | {url: ["post"] for url in QUOTAS} | OF_DEVICES | OF_THE_PLATFORM  # fmt: skip
+    } | {url: ["post"] for url in QUOTAS} | OF_DEVICES | OF_CHANGING | OF_THE_PLATFORM | BUYING  # fmt: skip
 
 
 @pytest.mark.parametrize("url", EVERY)

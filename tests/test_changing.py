@@ -1,24 +1,32 @@
 """A billing owner changes what Stripe bills: Stripe first, then here; a refusal changes nothing on either side."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from subscriptions import lifecycle
+from subscriptions.audit import Actor
 from subscriptions.models import Member, Subscription
 from subscriptions.states import Action, Status, Type
+from tests import openapi
 from tests.builders import ALICE, JAN_1, TenantFactory, subscription
 from tests.changing_cast import Shop, at_stripe, bring, edit, end_of, fill, link_of, owner_of, plan_of
-from tests.history import nothing_changes
+from tests.history import at_once, nothing_changes
 from tests.stripe_equal import assert_equal_to_stripe
 from tests.stripe_sandbox.client import Sandbox
 from tests.test_api import problem
 from tests.test_limits import held_by, parked
 from tests.test_slots import used
-from webhooks.models import StripeLink, Telling
+from webhooks import changing
+from webhooks.changing import By, Wish
+from webhooks.models import StripeLink, StripePrice, Telling
+from webhooks.stripe_api import StripeRefused
 
 pytestmark = pytest.mark.django_db
 
@@ -26,8 +34,10 @@ VERBS = ("cancel", "resume", "pause", "change", "change/preview")
 
 
 @pytest.fixture
-def shop(stripe: Sandbox) -> Shop:
-    return Shop.open(stripe)
+def shop(stripe: Sandbox) -> Iterator[Shop]:
+    shop = Shop.open(stripe)
+    yield shop
+    shop.was_asked_as_published()
 
 
 @pytest.fixture
@@ -47,7 +57,11 @@ def ask(client: Client, s: Subscription, verb: str, key: str = "", **body: Any) 
 
 
 def done(answer: Any) -> dict[str, Any]:
+    """What was answered, which is what the description says."""
     assert answer.status_code == 200, answer.content
+    verb = answer.wsgi_request.path.rstrip("/").partition("SUB-")[2].partition("/")[2]
+    path = f"/api/v1/customer/subscriptions/{{number}}{'/' if verb else ''}{verb}"
+    openapi.validate(path, answer.wsgi_request.method.lower(), 200, answer.json())
     found: dict[str, Any] = answer.json()
     return found
 
@@ -183,7 +197,7 @@ def test_a_staff_hold_is_not_lifted_by_the_customer_but_a_cancellation_is(
     now = at_stripe(shop.stripe, s)
     assert (now["cancel_at"], now["pause_collection"]["behavior"]) == (None, "void")
     with nothing_changes():
-        assert problem(ask(owner, s, "resume")) == (409, "illegal_transition")
+        assert problem(ask(owner, s, "resume")) == (409, "on_hold")
 
 
 # --- another plan, quantity, packs -----------------------------------------------------------------------------------
@@ -290,7 +304,7 @@ def test_packs_are_added_changed_and_removed_with_the_plan_at_once(shop: Shop, s
 def test_an_interval_takes_packs_of_its_own(shop: Shop, s: Subscription, owner: Client) -> None:
     done(ask(owner, s, "change", packs={"more": 1}))
     with nothing_changes():
-        assert problem(ask(owner, s, "change", interval="year")) == (400, "not_offered")
+        assert problem(ask(owner, s, "change", interval="year")) == (400, "no_such_pack")
     packs = {"more": 0, "more-yearly": 1}
     assert done(ask(owner, s, "change", interval="year", packs=packs))["packs"] == {"more-yearly": 1}
     assert_equal_to_stripe(shop.stripe, s)
@@ -299,8 +313,8 @@ def test_an_interval_takes_packs_of_its_own(shop: Shop, s: Subscription, owner: 
 @pytest.mark.parametrize(
     ("said", "status", "code"),
     [
-        ({"plan": "nothing"}, 400, "not_offered"),
-        ({"packs": {"nothing": 1}}, 400, "not_offered"),
+        ({"plan": "nothing"}, 400, "no_such_price"),
+        ({"packs": {"nothing": 1}}, 400, "no_such_pack"),
         ({"currency": "USD"}, 400, "currency_stays"),
         ({"quantity": 0}, 400, "invalid"),
         ({"quantity": 100_001}, 400, "invalid"),
@@ -324,7 +338,7 @@ def test_a_plan_of_another_type_or_no_longer_sold_is_not_changed_to(shop: Shop, 
     assert problem(ask(owner, s, "change", plan="addon-small")) == (400, "invalid_plan")
     shop.small.plan.is_sold = False
     shop.small.plan.save()
-    assert problem(ask(owner, s, "change", plan="small")) == (400, "not_offered")
+    assert problem(ask(owner, s, "change", plan="small")) == (400, "no_such_price")
 
 
 def test_in_a_trial_a_change_is_free_and_at_once(shop: Shop) -> None:
@@ -399,7 +413,7 @@ def test_a_card_that_is_declined_leaves_what_is_scheduled(shop: Shop, s: Subscri
 def test_what_ends_with_its_term_has_no_change_then(shop: Shop, s: Subscription, owner: Client) -> None:
     done(ask(owner, s, "cancel"))
     with nothing_changes():
-        assert problem(ask(owner, s, "change", quantity=2, when="term_end")) == (409, "illegal_transition")
+        assert problem(ask(owner, s, "change", quantity=2, when="term_end")) == (409, "ends_with_term")
 
 
 # --- who, and what if not --------------------------------------------------------------------------------------------
@@ -446,3 +460,42 @@ def test_what_has_ended_at_stripe_is_found_to_be_over(shop: Shop, s: Subscriptio
     assert problem(ask(owner, s, "change", quantity=2)) == (409, "illegal_transition")
     assert_equal_to_stripe(shop.stripe, s)
     assert done(owner.get(f"/api/v1/customer/subscriptions/{s.number}"))["status"] == "EXPIRED"
+
+
+def test_what_stripe_understands_otherwise_than_we_sold_it_is_left_to_staff(
+    shop: Shop, s: Subscription, owner: Client
+) -> None:
+    StripePrice.objects.all().delete()
+    with nothing_changes():
+        assert problem(ask(owner, s, "change", quantity=2)) == (409, "unknown_price")
+
+
+@pytest.mark.parametrize(
+    ("verb", "said", "most"),
+    [("cancel", {}, 18), ("pause", {}, 18), ("change", {"quantity": 2}, 31), ("change/preview", {"quantity": 2}, 12)],
+)
+def test_a_change_takes_so_many_queries_however_much_the_tenant_has(
+    verb: str, said: dict[str, Any], most: int, shop: Shop, s: Subscription, owner: Client
+) -> None:
+    now = timezone.now()
+    for _ in range(9):
+        subscription(Type.TEMPORARY, slots={"basic": 1}, tenant=s.tenant, term=(now, s.term_end), now=now)
+    with CaptureQueriesContext(connection) as queries:
+        done(ask(owner, s, verb, **said))
+    assert len(queries) <= most, "\n".join(q["sql"][:150] for q in queries)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_clicks_at_the_same_moment_one_changes(shop: Shop, s: Subscription) -> None:
+    shop.stripe.knobs(latency_seconds=0.1)  # both look before one of them changes
+    by = By(Actor.member(1), timezone.now)
+
+    def click() -> None:
+        changing.change(s, wish=Wish(quantity=2, packs={"more": 1}), by=by)
+
+    answers = at_once(click, click)
+    assert answers.count(None) >= 1
+    assert [error.code for error in answers if isinstance(error, StripeRefused)] in ([], ["idempotency_key_in_use"])
+    shop.stripe.knobs()
+    assert len(shop.stripe.api("GET", "/v1/invoices", subscription=link_of(s))["data"]) == 2
+    assert_equal_to_stripe(shop.stripe, s)

@@ -11,7 +11,7 @@ from billing_site.local import ports
 from notifications.models import Notice
 from subscriptions.models import SetAside, Subscription
 from tests.builders import FEB_1, JAN_1, subscription
-from webhooks.models import StripeEvent
+from webhooks.models import StripeEvent, StripeLink, Telling
 
 ALL_WELL = {"database": "ok", "broker": "ok", "inbox": "ok", "clock": "ok", "notices": "ok", "tellings": "ok"}
 LONG_AGO = timedelta(minutes=16)
@@ -94,3 +94,15 @@ def test_a_family_that_is_set_aside_does_not_take_the_service_down() -> None:
     s = subscription(term=(JAN_1, FEB_1))
     SetAside.objects.create(root=s, error="refused", since=FEB_1, retry_at=FEB_1)
     assert ready() == (200, ALL_WELL)
+
+
+@pytest.mark.django_db
+def test_what_stripe_has_not_been_told_for_too_long_is_named_and_what_is_stuck_is_counted() -> None:
+    s, due = subscription(term=(JAN_1, timezone.now() + timedelta(days=9))), timezone.now() - LONG_AGO
+    link = StripeLink.objects.create(pk="sub_1", subscription=s)
+    about: dict[str, Any] = {"link": link, "tenant": s.tenant, "aspect": "END", "created_at": due}
+    Telling.objects.create(version=1, next_attempt_at=due, **about)
+    said = f"the oldest that Stripe has to be told waits since {due:%Y-%m-%dT%H:%M:%SZ}"
+    assert ready() == (503, ALL_WELL | {"tellings": said})
+    Telling.objects.update(state="STUCK")
+    assert (ready(), Client().get("/readyz").json()["stuck"]) == ((200, ALL_WELL), {"tellings": 1})

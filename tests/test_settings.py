@@ -22,6 +22,7 @@ MALFORMED = {
     "REDIS_URL": ["nonsense", "http://127.0.0.1"],
     "STRIPE_API_BASE": ["api.stripe.com"],
     "STRIPE_LIVE_MODE": ["maybe"],
+    "STRIPE_AUTOMATIC_TAX": ["maybe"],
     "EMAIL_URL": ["nonsense", "pigeon://coop", "smtp://host:port"],
     "DEFAULT_FROM_EMAIL": ["nobody"],
     "GRACE_DAYS": ["-1", "1.5", "two", "3651"],

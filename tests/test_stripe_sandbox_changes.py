@@ -176,3 +176,27 @@ def test_what_is_not_modelled_is_refused(api: Stripe) -> None:
     assert api.refused("POST", f"/v1/subscriptions/{subscription['id']}", **edit)[1]["param"] == "payment_behavior"
     assert api.refused("POST", "/v1/invoices/create_preview", customer=subscription["customer"])[0] == 400
     assert routes_of("preview_routes") == {("POST", "/v1/invoices/create_preview")}
+
+
+def test_a_trial_is_changed_for_nothing(api: Stripe) -> None:
+    subscription = api.subscription(trial_period_days=14)
+    more = {"items": [{"id": item_of(subscription), "quantity": 9}, {"price": api.price(500)["id"]}], **ALWAYS}
+    assert amounts(preview(api, subscription, **more)) == [9000, 500]
+    changed = change(api, subscription, **more)
+    assert changed["latest_invoice"]["id"] == subscription["latest_invoice"]
+    assert {item["current_period_end"] for item in changed["items"]["data"]} == {subscription["trial_end"]}
+
+
+def test_what_cannot_be_changed_so_is_refused_and_stays(api: Stripe) -> None:
+    subscription = api.subscription()
+    product = api("POST", "/v1/products", name="Elsewhere")["id"]
+    given: dict[str, Any] = {"product": product, "unit_amount": 500, "recurring": {"interval": "month"}}
+    dollars = api("POST", "/v1/prices", currency="usd", **given)["id"]
+    path, foreign = f"/v1/subscriptions/{subscription['id']}", [{"price": dollars}]
+    assert api.refused("POST", path, items=foreign)[1]["param"] == "items"
+    assert api.retrieve(subscription) == subscription
+    ask: dict[str, Any] = {"subscription": subscription["id"]}
+    stranger = api.customer()["id"]
+    assert api.refused("POST", "/v1/invoices/create_preview", **ask, customer=stranger)[0] == 400
+    api("DELETE", path)
+    assert api.refused("POST", "/v1/invoices/create_preview", **ask)[1]["code"] == "invoice_upcoming_none"

@@ -72,3 +72,11 @@ def test_a_dispute_opens_once_and_closes_once(api: Stripe, sandbox: Sandbox) -> 
         sandbox.close_dispute(dispute["id"])
     assert api.event_types()[-2:] == ["charge.dispute.created", "charge.dispute.closed"]
     assert api.retrieve(subscription)["status"] == "active"
+
+
+def test_what_was_lost_to_a_dispute_cannot_be_refunded_too(api: Stripe, sandbox: Sandbox) -> None:
+    subscription = api.subscription()
+    dispute = sandbox.dispute(subscription["latest_invoice"])
+    sandbox.close_dispute(dispute["id"], status="lost")
+    assert api.refused("POST", "/v1/refunds", charge=dispute["charge"])[1]["code"] == "charge_disputed"
+    assert api("GET", "/v1/refunds")["data"] == []

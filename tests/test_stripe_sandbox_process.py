@@ -38,6 +38,66 @@ def test_faults_answer_as_told_and_then_end(api: Stripe, sandbox: Sandbox) -> No
     assert api("GET", "/v1/customers")["data"] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "kind", "code"),
+    [
+        ("declined", 402, "card_error", "card_declined"),
+        ("insufficient_funds", 402, "card_error", "card_declined"),
+        ("expired_card", 402, "card_error", "expired_card"),
+        ("bad_request", 400, "invalid_request_error", "parameter_invalid_empty"),
+        ("authentication", 401, "invalid_request_error", None),
+        ("more_permissions_required", 403, "invalid_request_error", "more_permissions_required"),
+        ("resource_missing", 404, "invalid_request_error", "resource_missing"),
+        ("idempotency_key_in_use", 409, "invalid_request_error", "idempotency_key_in_use"),
+        ("external_dependency_failed", 424, "api_error", None),
+        ("rate_limit", 429, "invalid_request_error", "rate_limit"),
+        ("lock_timeout", 429, "invalid_request_error", "lock_timeout"),
+        ("api_error", 500, "api_error", None),
+        ("bad_gateway", 502, "api_error", None),
+        ("unavailable", 503, "api_error", None),
+        ("gateway_timeout", 504, "api_error", None),
+    ],
+)
+def test_every_documented_error_can_be_asked_for_by_name(
+    api: Stripe, sandbox: Sandbox, name: str, status: int, kind: str, code: str | None
+) -> None:
+    sandbox.knobs(errors=[{"error": name}])
+    answered, error = api.refused("GET", "/v1/customers")
+    assert (answered, error["type"], error.get("code")) == (status, kind, code)
+    assert api("GET", "/v1/customers")["data"] == []
+
+
+def test_reads_and_writes_have_a_rate_of_their_own(api: Stripe, sandbox: Sandbox) -> None:
+    def refused(path: str, body: bytes | None) -> bool:
+        request = urllib.request.Request(sandbox.url + path, body, {"Authorization": f"Bearer {sandbox.api_key}"})
+        try:
+            with urllib.request.urlopen(request):
+                return False
+        except urllib.error.HTTPError as error:
+            with error:
+                return (error.code, error.headers["Stripe-Rate-Limited-Reason"]) == (429, "global-rate")
+
+    sandbox.knobs(rate_limit_writes=1)
+    assert any(refused("/v1/customers", b"name=Acme") for _ in range(50))
+    assert not any(refused("/v1/account", None) for _ in range(20))
+    sandbox.knobs(rate_limit_reads=1)
+    assert any(refused("/v1/account", None) for _ in range(50))
+    assert not any(refused("/v1/customers", b"name=Acme") for _ in range(20))
+    sandbox.knobs()
+
+
+def test_a_key_in_use_is_a_conflict_until_its_request_is_answered(api: Stripe, sandbox: Sandbox) -> None:
+    sandbox.knobs(errors=[{"method": "POST", "hang_seconds": 1.2, "after": True}])
+    key = {"Idempotency-Key": "twice"}
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(sandbox.api, "POST", "/v1/customers", headers=key, email="a@acme.test")
+        until(lambda: sandbox.control("GET", "/knobs")["errors"] == [])
+        status, error = api.refused("POST", "/v1/customers", headers=key, email="a@acme.test")
+        assert (status, error["code"]) == (409, "idempotency_key_in_use")
+        made = first.result()
+    assert api("POST", "/v1/customers", headers=key, email="a@acme.test") == made
+
+
 def test_a_hanging_answer_outlasts_the_callers_timeout(api: Stripe, sandbox: Sandbox) -> None:
     sandbox.knobs(errors=[{"path_prefix": "/v1/account", "hang_seconds": 30}])
     request = urllib.request.Request(

@@ -10,7 +10,7 @@ import stripe
 from tests import stripe_spec
 from tests.stripe_sandbox.client import Sandbox
 from tests.stripe_sandbox.receiver import Receiver
-from tests.stripe_sandbox_cast import SECRET, Stripe, good, period, until
+from tests.stripe_sandbox_cast import DAY, SECRET, Stripe, good, period, until
 
 # hostile shapes
 
@@ -132,6 +132,42 @@ def test_retries_end_where_the_schedule_ends(api: Stripe, sandbox: Sandbox, rece
     api.subscription()
     sandbox.wait_quiet()
     assert len(receiver.got) == 8
+
+
+def test_stripes_schedule_tries_for_three_days_of_the_sandboxs_time(
+    api: Stripe, sandbox: Sandbox, receiver: Receiver
+) -> None:
+    invoice = api.subscription()["latest_invoice"]
+    sandbox.wait_quiet()
+    receiver.forget()
+    sandbox.knobs(retry="stripe")
+    receiver.answers = [500] * 20
+    sandbox.emit("invoice.paid", invoice)
+    sandbox.wait_quiet()
+    assert (len(receiver.got), sandbox.health()["deliveries"]["waiting_for_the_clock"]) == (1, 1)
+    tries = []
+    for hours in (0.9, 1.1, 2.9, 3.1, 7.1, 15.1):
+        sandbox.clock(int(hours * 3600))
+        sandbox.wait_quiet()
+        tries.append(len(receiver.got))
+    assert tries == [1, 2, 2, 3, 4, 5]
+    sandbox.clock(20 * DAY)  # the rest of it in one go, and then it is over
+    sandbox.wait_quiet()
+    assert len([e for e in receiver.events if e["created"] < time.time() + DAY]) == 7
+    assert sandbox.health()["deliveries"]["waiting_for_the_clock"] == 0
+
+
+def test_a_signature_may_tell_the_sandboxs_time(api: Stripe, sandbox: Sandbox, receiver: Receiver) -> None:
+    invoice = api.subscription()["latest_invoice"]
+    sandbox.wait_quiet()
+    sandbox.clock(10 * DAY)
+    stamps = []
+    for clock in ("real", "sandbox"):
+        sandbox.knobs(timestamp_clock=clock)
+        sandbox.emit("invoice.paid", invoice)
+        sandbox.wait_quiet()
+        stamps.append(int(receiver.got[-1][0]["stripe-signature"].split(",")[0].removeprefix("t=")))
+    assert stamps[1] - stamps[0] in range(10 * DAY, 10 * DAY + 5)
 
 
 def test_duplicates_arrive_at_the_same_moment(api: Stripe, sandbox: Sandbox, receiver: Receiver) -> None:

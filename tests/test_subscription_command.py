@@ -673,3 +673,15 @@ def test_two_who_add_days_to_a_grace_period_at_once_add_both() -> None:
     at_once(*[partial(carried_out, "extend-grace", s, ["--days", "7"])] * 2)
     s.refresh_from_db()
     assert s.grace_end == on(3, 1)
+
+
+def test_change_plan_may_sell_another_quantity() -> None:
+    plan = PlanFactory.create()
+    s = subscription(plan=plan)
+    said = ["change-plan", s.number, "--plan", plan.code, "--reason", "PO 4712"]
+    assert run(*said, "--quantity", "4").error == ""
+    s.refresh_from_db()
+    assert s.quantity == 4
+    for wrong in ("0", "-1", "many", "100001"):
+        with nothing_changes():
+            assert "quantity" in run(*said, "--quantity", wrong).error.lower()

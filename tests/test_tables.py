@@ -118,6 +118,41 @@ class World:
         }
         return insert("stripe_links", **row | more)
 
+    def pack(self, **more: Any) -> int:
+        row: dict[str, Any] = {
+            "code": "ten", "name": "Ten more", "tier_id": self.basic, "slots": 10, "currency": "EUR",
+            "amount_minor": 900, "interval": "month", "interval_count": 1, "is_sold": True,
+        }  # fmt: skip
+        return insert("slot_packs", "id", **row | more)
+
+    def hold(self, pack: int, quantity: int = 1) -> int:
+        return insert("subscription_packs", subscription_id=self.s.pk, pack_id=pack, quantity=quantity)
+
+    def checkout(self, **more: Any) -> int:
+        row: dict[str, Any] = {
+            "tenant_id": self.tenant, "plan_id": self.plan, "price_id": PlanPriceFactory.create().pk, "quantity": 1,
+            "session_id": "", "url": "", "success_url": "/", "cancel_url": "/", "state": "OPEN", "actor": "member:1",
+            "created_at": JAN_1, "expires_at": FEB_1,
+        }  # fmt: skip
+        return insert("stripe_checkouts", "id", **row | more)
+
+    def telling(self, **more: Any) -> int:
+        row: dict[str, Any] = {
+            "aspect": "END", "tenant_id": self.tenant, "link_id": "sub_1", "version": 2, "actor": "staff:1",
+            "reason": "", "state": "PENDING", "attempts": 0, "created_at": JAN_1, "next_attempt_at": JAN_1,
+            "outcome": "", "error_code": "", "error": "",
+        }  # fmt: skip
+        return insert("stripe_tellings", "id", **row | more)
+
+    def reconciliation(self) -> int:
+        row: dict[str, Any] = {"phase": "STRIPE", "cursor": "", "error_code": ""}
+        numbers = dict.fromkeys(("compared", "found", "repaired", "reads"), 0)
+        return insert("stripe_reconciliations", "id", started_at=JAN_1, **row, **numbers)
+
+    def drift(self) -> int:
+        row: dict[str, Any] = {"kind": "STATUS", "severity": "HIGH", "object_id": "sub_1", "resolution": ""}
+        return insert("stripe_drifts", "id", **row, ours="{}", theirs="{}", found_at=JAN_1, seen_at=JAN_1)
+
     def key(self, sha256: str = "0" * 64, prefix: str = "tk_1") -> int:
         return insert("api_keys", "id", prefix=prefix, sha256=sha256, name="gateway", scopes="[]")
 
@@ -227,6 +262,24 @@ REFUSED: dict[str, Callable[[World], object]] = {
     "stripe_prices_pkey": lambda w: twice(
         lambda: insert("stripe_prices", stripe_price_id="price_1", plan_price_id=PlanPriceFactory.create().pk)
     ),
+    "a_stripe_price_sells_a_plan_or_a_slot_pack": lambda w: insert("stripe_prices", stripe_price_id="price_1"),
+    "a_stripe_price_sells_a_plan_or_a_slot_pack ": lambda w: insert(
+        "stripe_prices", stripe_price_id="p", plan_price_id=PlanPriceFactory.create().pk, slot_pack_id=w.pack()
+    ),
+    "slot_packs_code_key": lambda w: twice(w.pack),
+    "a_pack_has_slots_and_an_interval": lambda w: w.pack(slots=0),
+    "one_row_per_subscription_and_pack": lambda w: [w.hold(pack) for pack in [w.pack()] * 2],
+    "a_pack_that_is_held_counts": lambda w: w.hold(w.pack(), 0),
+    "one_open_checkout_for_a_main_subscription": lambda w: twice(w.checkout),
+    "one_open_checkout_per_addon": lambda w: twice(lambda: w.checkout(parent_id=w.s.pk)),
+    "one_checkout_per_session": lambda w: twice(lambda: w.checkout(session_id="cs_1", state="COMPLETE")),
+    "stripe_is_told_of_a_version_once": lambda w: (w.link("sub_1"), w.telling(), w.telling()),
+    "a_tenant_is_closed_once_at_a_time": lambda w: twice(lambda: w.telling(aspect="CLOSED", link_id=None)),
+    "a_telling_is_about_a_subscription_or_a_tenant": lambda w: w.telling(link_id=None),
+    "a_telling_is_about_a_subscription_or_a_tenant ": lambda w: (w.link("sub_1"), w.telling(aspect="CLOSED")),
+    "a_telling_is_done_when_it_says_so": lambda w: (w.link("sub_1"), w.telling(state="DONE")),
+    "one_reconciliation_at_a_time": lambda w: twice(w.reconciliation),
+    "one_open_drift_per_object_and_kind": lambda w: twice(w.drift),
     "a_key_is_kept_as_its_hash": lambda w: w.key(sha256="tk_1_in_plain_text"),
     "api_keys_prefix_key": lambda w: [w.key(), w.key("1" * 64)],
     "one_key_per_hash": lambda w: [w.key(), w.key(prefix="tk_2")],
@@ -260,6 +313,14 @@ def test_what_breaks_no_rule_is_written() -> None:
     w.link("sub_1", applied_ticket=1)
     w.link("sub_2", subscription_id=None)
     w.key()
+    w.hold(w.pack())
+    w.checkout()
+    w.checkout(parent_id=w.s.pk)
+    w.checkout(state="EXPIRED")
+    w.telling()
+    w.telling(aspect="CLOSED", link_id=None)
+    w.reconciliation()
+    w.drift()
 
 
 def test_no_constraint_of_these_tables_is_left_untried() -> None:
@@ -267,7 +328,8 @@ def test_no_constraint_of_these_tables_is_left_untried() -> None:
     tables = [
         "device_tiers", "devices", "plan_slots", "tier_allocations", "slot_assignments", "features", "plan_features",
         "tier_features", "subscription_features", "feature_overrides", "quota_usage", "quota_operations",
-        "stripe_events", "stripe_links", "stripe_prices", "notices", "api_keys",
+        "stripe_events", "stripe_links", "stripe_prices", "notices", "api_keys", "slot_packs", "subscription_packs",
+        "stripe_checkouts", "stripe_tellings", "stripe_reconciliations", "stripe_drifts",
     ]  # fmt: skip
     with connection.cursor() as cursor:
         cursor.execute(

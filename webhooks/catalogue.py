@@ -22,13 +22,12 @@ def customer_of(tenant: Tenant) -> str:
     )
     if known:
         return str(known)
-    made = stripe_api.create(
+    made = stripe_api.create(  # in words that never change: else who was killed half way could not ask again
         "/v1/customers",
         idempotency_key=stripe_api.key_for("customer", settings.STRIPE_LIVE_MODE, tenant.pk),
-        name=tenant.name,
-        email=tenant.email,
         metadata={"tenant": tenant.slug},
     )
+    stripe_api.name_customer(made["id"], name=tenant.name, email=tenant.email)
     row, _ = Customer.objects.get_or_create(
         id=made["id"], defaults={"subscriber": tenant, "livemode": settings.STRIPE_LIVE_MODE, "email": tenant.email}
     )
@@ -43,7 +42,7 @@ def price_at_stripe(price: PlanPrice) -> str:
     known = price.stripe_prices.values_list("pk", flat=True).first()
     if known:
         return str(known)
-    key = ("price", settings.STRIPE_LIVE_MODE, price.pk)
+    key = ("price", settings.STRIPE_LIVE_MODE, price.pk, price.plan.name)
     made = stripe_api.create(
         "/v1/prices",
         idempotency_key=stripe_api.key_for(*key),
@@ -66,7 +65,7 @@ def price_of_pack(pack: SlotPack) -> str:
         return str(known)
     made = stripe_api.create(
         "/v1/prices",
-        idempotency_key=stripe_api.key_for("pack", settings.STRIPE_LIVE_MODE, pack.pk),
+        idempotency_key=stripe_api.key_for("pack", settings.STRIPE_LIVE_MODE, pack.pk, pack.name),
         currency=pack.currency.lower(),
         unit_amount=pack.amount_minor,
         recurring={"interval": pack.interval, "interval_count": pack.interval_count},

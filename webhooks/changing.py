@@ -35,6 +35,7 @@ from subscriptions.models import AuditEntry, PlanPrice, Subscription
 from subscriptions.states import Status
 from webhooks import stripe_api, telling, truth
 from webhooks.catalogue import price_at_stripe, price_of_pack
+from webhooks.errors import EndsWithTerm, HeldByStaff, NoSuchPack, NoSuchPrice
 from webhooks.models import StripeLink, StripePrice, Telling
 from webhooks.stripe_state import Unmappable, stripe_id
 
@@ -55,12 +56,6 @@ class BeingTold(DomainError):
     """A change of this subscription is still on its way to Stripe: try again in a minute."""
 
     code, http_status = "change_under_way", 409
-
-
-class NotOffered(DomainError):
-    """This is not offered."""
-
-    code, http_status = "not_offered", 400
 
 
 class CurrencyStays(DomainError):
@@ -142,8 +137,8 @@ def cancel(subscription: Subscription, *, at: CancelAt, by: By) -> None:
 def resume(subscription: Subscription, *, by: By) -> None:
     """Undo a cancellation that is to come, and end a pause, of its add-ons too; None of both: nothing changes.
 
-    Raises AddonFollowsMain for an add-on that ends with its main subscription; a staff hold stays: IllegalTransition
-    where there is nothing but that to end.
+    Raises AddonFollowsMain for an add-on that ends with its main subscription, HeldByStaff where there is only a hold
+    to end.
     """
     billed = _billed(subscription, Aspect.TERM_END, Aspect.PAUSE)
     if billed is None:
@@ -157,7 +152,7 @@ def resume(subscription: Subscription, *, by: By) -> None:
     undone = _undone(state)
     is_paused = bool(state.get("pause_collection")) or state["status"] == "paused"
     if is_paused and subscription.on_hold and not undone:
-        raise IllegalTransition(f"{subscription.number} is on hold: only lifting the hold brings it back.")
+        raise HeldByStaff
     lifts = is_paused and not (subscription.on_hold or subscription.parent_id)
     if lifts and state.get("pause_collection"):
         undone |= {"pause_collection": ""}
@@ -248,8 +243,9 @@ def change(
     """Buy something else: now, with what it costs more for the rest of the period paid at once, or when the term ends.
     A change that is asked for takes the place of one that is scheduled; asking for what there is drops that one.
 
-    Raises NotBilledByStripe, NotOffered, InvalidPlan, CurrencyStays, DevicesWouldBeParked unless that is confirmed,
-    PreviewTooOld, IllegalTransition for a later change of what ends then or is on trial.
+    Raises NotBilledByStripe, NoSuchPrice, NoSuchPack, InvalidPlan, CurrencyStays, PreviewTooOld,
+    DevicesWouldBeParked unless that is confirmed, EndsWithTerm for a later change of what ends then, IllegalTransition
+    for one of a trial.
     """
     order = _order(subscription, wish, when, by)
     if order.items:
@@ -380,8 +376,10 @@ def _order(subscription: Subscription, wish: Wish, when: When, by: By) -> _Order
     state = _going_on(billed, by)
     present, bought = _bought(state)
     target = _target(subscription, bought, wish)
-    if when is When.TERM_END and (_is_last_period(state) or state["status"] not in ("active", "past_due")):
-        detail = f"{subscription.number} ends with its term, or has none that is paid: change it now."
+    if when is When.TERM_END and _is_last_period(state):
+        raise EndsWithTerm
+    if when is When.TERM_END and state["status"] not in ("active", "past_due"):
+        detail = f"{subscription.number} has no term that is paid: change it now."
         raise IllegalTransition(detail, status=subscription.status, allowed=[Status.ACTIVE, Status.GRACE])
     held = limits.in_use(subscription, now=by.now())
     after = {code: use.limit for code, use in held.items()}
@@ -420,13 +418,13 @@ def _target(subscription: Subscription, bought: Bought, wish: Wish) -> Bought:
     for code, units in wish.packs.items():
         pack = known.get(code)
         if pack is None or (units > packs.get(pack, 0) and not pack.is_sold):
-            raise NotOffered(f"There is no slot pack {code}.")
+            raise NoSuchPack(f"There is no slot pack {code}.")
         packs[pack] = units
     packs = {pack: units for pack, units in packs.items() if units}
     for pack in packs:
         of_pack = pack.currency, pack.interval, pack.interval_count
         if of_pack != (price.currency, price.interval, price.interval_count):
-            raise NotOffered(f"The slot pack {pack.code} is not paid as the plan is: per {price.interval}.")
+            raise NoSuchPack(f"The slot pack {pack.code} is not paid as the plan is: per {price.interval}.")
     return Bought(price, bought.quantity if wish.quantity is None else wish.quantity, packs)
 
 
@@ -436,7 +434,7 @@ def _price(subscription: Subscription, present: PlanPrice, wish: Wish) -> PlanPr
     found = PlanPrice.objects.filter(plan__code=code, interval=interval, currency=present.currency)
     prices = [*found.select_related("plan").order_by("interval_count")]
     if not prices or not (prices[0].plan.is_sold or prices[0].plan_id == present.plan_id):
-        raise NotOffered(f"There is no plan {code} per {interval} in {present.currency}.")
+        raise NoSuchPrice(f"There is no plan {code} per {interval} in {present.currency} to buy.")
     if prices[0].plan.type != subscription.type:
         raise InvalidPlan
     as_long = [p for p in prices if (p.interval, p.interval_count) == (present.interval, present.interval_count)]

@@ -21,7 +21,7 @@ from webhooks.differences import Difference, Here, differences, is_on_its_way, u
 from webhooks.here import Said, known_here
 from webhooks.models import Drift
 from webhooks.pace import Pacer
-from webhooks.stripe_api import StripeBusy, StripeRefused, StripeUnavailable
+from webhooks.stripe_api import StripeRefused, StripeUnavailable
 from webhooks.stripe_state import Unmappable, Wanted, wanted
 from webhooks.truth import Overtaken
 
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 Kind = Drift.Kind
 T = TypeVar("T")
 MOST_PAUSES = 5  # that Stripe asks for before one request; then it has other worries
+TOO_MANY, LONGEST_PAUSE_SECONDS = 429, 60
 NO_SUCH = "resource_missing"
 GONE, GONE_MEANWHILE, DISMISSED = "gone by itself", "gone meanwhile", "dismissed"
 NOT_APPLIED = "not brought here"  # the name, on our side, of why asking again did not mend it
@@ -73,10 +74,10 @@ class Asker:
             self.reads += 1
             try:
                 return ask(*args, **params)
-            except StripeBusy as busy:
-                if pause == MOST_PAUSES:
+            except StripeUnavailable as error:
+                if error.said.http_status != TOO_MANY or pause == MOST_PAUSES:
                     raise
-                self.pacer.pause(busy.seconds)
+                self.pacer.pause(min(error.said.retry_after_seconds or 1, LONGEST_PAUSE_SECONDS))
         raise AssertionError
 
 

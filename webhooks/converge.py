@@ -15,14 +15,13 @@ from entitlements.limits import Park
 from subscriptions import lifecycle
 from subscriptions.audit import STRIPE, Actor
 from subscriptions.lifecycle import CancelAt, Purchase
-from subscriptions.models import AuditEntry, PlanPrice, Subscription
+from subscriptions.models import MOST_UNITS, AuditEntry, PlanPrice, Subscription
 from subscriptions.states import Status, Type
 from webhooks import telling
 from webhooks.models import Telling
 from webhooks.stripe_state import Item, Unmappable, Wanted
 
 NOTHING_NEW = "nothing new"
-MOST_UNITS = 100_000  # of a plan or a pack; more is a slip of somebody's hand
 ASIDE = timedelta(seconds=1)  # Stripe counts whole seconds, we do not
 
 
@@ -156,11 +155,11 @@ def _term(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _B
     """Whatever Stripe says of the status: what was paid for is served. What has expired here cannot return: `renew`
     refuses it, and a person must see that somebody pays for nothing.
     """
-    if (
-        subscription.parent_id
-        or subscription.status == Status.TRIAL
-        or wanted.status not in (Status.ACTIVE, Status.GRACE)
-    ):
+    if subscription.parent_id or subscription.status == Status.TRIAL:
+        return None
+    if wanted.status == Status.SUSPENDED and subscription.status != Status.EXPIRED:
+        return _paid_before_it_was_suspended(subscription, purchase, by)
+    if wanted.status not in (Status.ACTIVE, Status.GRACE):
         return None
     if subscription.status == Status.EXPIRED:
         pays_for_nothing = wanted.status == Status.ACTIVE
@@ -173,6 +172,15 @@ def _term(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _B
         return lifecycle.amend_term(subscription.pk, term_end=purchase.term_end, **by())
     last = purchase.cancel_at_term_end and wanted.status == Status.ACTIVE
     return lifecycle.renew(subscription.pk, term_end=purchase.term_end, cancel_at_term_end=last, **by())
+
+
+def _paid_before_it_was_suspended(subscription: Subscription, purchase: Purchase, by: _By) -> AuditEntry | None:
+    """A renewal that was paid and not heard of, before Stripe gave up on the next one: the term is as long as was paid,
+    and nothing is served by that.
+    """
+    if purchase.term_end <= subscription.term_end:
+        return None
+    return lifecycle.amend_term(subscription.pk, term_end=purchase.term_end, **by())
 
 
 def _shorter_term(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: _By) -> AuditEntry | None:

@@ -61,19 +61,29 @@ TICKET = """
     INSERT INTO stripe_links AS link (stripe_subscription_id, ticket, applied_ticket) VALUES (%(link)s, 1, 0)
     ON CONFLICT (stripe_subscription_id) DO UPDATE SET ticket = link.ticket + 1 RETURNING ticket"""
 
+# Events first, then the link, as CLAIM locks them: the two must not wait for each other. Who waits beside and is being
+# claimed right now is passed by.
 FINISH = """
-    WITH applied AS (
+    WITH mine AS MATERIALIZED (
+        SELECT event_id FROM stripe_events
+         WHERE event_id = %(event)s AND state = 'PENDING' AND attempts = %(attempts)s AND replays = %(replays)s
+           FOR UPDATE
+    ), beside AS MATERIALIZED (
+        SELECT event_id FROM stripe_events
+         WHERE event_id = ANY(%(beside)s::text[]) AND state = 'PENDING' AND attempts = 0 AND EXISTS (SELECT FROM mine)
+           FOR UPDATE SKIP LOCKED
+    ), applied AS (
         UPDATE stripe_links
            SET applied_ticket = greatest(applied_ticket, %(ticket)s), subscription_id = %(subscription)s
          WHERE stripe_subscription_id = %(link)s AND applied_ticket = %(applied)s
+           AND EXISTS (SELECT FROM mine) AND (SELECT count(*) FROM beside) >= 0
         RETURNING stripe_subscription_id
     )
     UPDATE stripe_events
        SET state = 'DONE', done_at = %(now)s, error_code = '', error = '',
            outcome = CASE event_id WHEN %(event)s THEN %(outcome)s ELSE 'answered with ' || %(event)s END
-     WHERE event_id = ANY(%(beside)s::text[] || %(event)s::text) AND state = 'PENDING'
+     WHERE event_id IN (SELECT event_id FROM mine UNION ALL SELECT event_id FROM beside)
        AND (%(link)s = '' OR EXISTS (SELECT FROM applied))
-       AND CASE event_id WHEN %(event)s THEN attempts = %(attempts)s AND replays = %(replays)s ELSE attempts = 0 END
     RETURNING event_id"""
 
 

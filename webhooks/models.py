@@ -150,9 +150,14 @@ class Checkout(models.Model):
         Subscription, null=True, blank=True, on_delete=models.PROTECT, related_name="+", db_index=False,
         help_text="The subscription that goes on with what is bought, instead of a new one.",
     )  # fmt: skip
+    request = models.JSONField(
+        default=dict, help_text="What Stripe is asked for, kept so that it can be asked again in the same words."
+    )
     session_id = models.CharField(max_length=255, blank=True, help_text="Stripe's checkout session, once it is made.")
     url = models.TextField(blank=True, help_text="Where the customer pays.")
-    success_url = models.TextField(help_text="Where the customer goes on, once what was bought is here.")
+    success_url = models.TextField(
+        blank=True, help_text="Where the customer goes on, once what was bought is here. Empty: a page of ours."
+    )
     cancel_url = models.TextField()
     state = models.CharField(max_length=16, choices=State.choices, default=State.OPEN)
     actor = models.CharField(max_length=64, help_text="Who asked for it: member:7, apikey:3.")

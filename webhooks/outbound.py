@@ -18,14 +18,14 @@ from django.conf import settings
 from django.db import connection, transaction
 from djstripe.models import Customer
 
-from subscriptions.audit import Actor
+from subscriptions.audit import CLOCK, Actor
 from subscriptions.errors import DomainError
 from subscriptions.models import Subscription, Tenant
 from subscriptions.states import Status
 from webhooks import catalogue, stripe_api, truth
 from webhooks.inbox import JITTER, MOST_ATTEMPTS, RETRY_SECONDS
 from webhooks.models import Checkout, StripePrice, Telling
-from webhooks.stripe_state import Unmappable, wanted
+from webhooks.stripe_state import Unmappable, stripe_id, wanted
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ CLAIM = """
                                        AND (other.id < t.id
                                             OR (other.attempts > 0 AND other.next_attempt_at > %(now)s)))
                   ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-    RETURNING id, aspect, tenant_id, link_id, attempts"""
+    RETURNING id, aspect, tenant_id, link_id, attempts, actor"""
 
 DONE = """
     UPDATE stripe_tellings SET state = 'DONE', done_at = %(now)s, outcome = %(outcome)s, error_code = '', error = ''
@@ -68,6 +68,7 @@ class Claimed:
     tenant_id: int
     link_id: str
     attempts: int
+    actor: str
 
     def __str__(self) -> str:
         return f"{self.pk} {self.aspect} {self.link_id or f'tenant {self.tenant_id}'}"
@@ -128,8 +129,8 @@ def _claim(now: datetime, only: int | None = None) -> Claimed | None:
         row = cursor.fetchone()
     if row is None:
         return None
-    pk, aspect, tenant_id, link_id, attempts = row
-    return Claimed(pk, Aspect(aspect), tenant_id, link_id or "", attempts)
+    pk, aspect, tenant_id, link_id, attempts, actor = row
+    return Claimed(pk, Aspect(aspect), tenant_id, link_id or "", attempts, actor)
 
 
 def _try(claimed: Claimed, now: Callable[[], datetime]) -> str:
@@ -176,6 +177,9 @@ def _say(claimed: Claimed, say: Say, theirs: dict[str, Any]) -> bool:
         return stripe_api.end_subscription(claimed.link_id)
     # The same words again are another request where Stripe's state was another one: else its first answer came back.
     key = stripe_api.key_for("telling", claimed.pk, sorted(say.params.items()), _seen(theirs))
+    if (schedule := stripe_id(theirs.get("schedule"))) and _takes_the_place_of_what_is_scheduled(claimed):
+        release = stripe_api.key_for("telling", claimed.pk, "release", schedule)
+        stripe_api.release_schedule(schedule, idempotency_key=release)
     try:
         stripe_api.update_subscription(claimed.link_id, idempotency_key=key, **say.params)
     except stripe_api.StripeRefused:
@@ -183,6 +187,13 @@ def _say(claimed: Claimed, say: Say, theirs: dict[str, Any]) -> bool:
             raise
         return False
     return True
+
+
+def _takes_the_place_of_what_is_scheduled(claimed: Claimed) -> bool:
+    """Stripe lets nobody say when a subscription ends that has a schedule; and what staff sell now is sold later, too.
+    A quantity that was lowered because devices were deleted leaves a change alone that the customer has planned.
+    """
+    return claimed.aspect == Aspect.TERM_END or (claimed.aspect == Aspect.ITEMS and claimed.actor != CLOCK)
 
 
 @transaction.atomic

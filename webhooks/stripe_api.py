@@ -5,6 +5,7 @@ Answers are plain dicts. The client does not retry: what is asked again, and whe
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,24 +14,29 @@ from django.conf import settings
 from django.utils.crypto import salted_hmac
 
 
+@dataclass(frozen=True)
+class Said:
+    """What an error of Stripe's says of itself, in its own vocabulary. Its message is not among it."""
+
+    http_status: int | None = None  # None: no answer
+    type: str = ""  # card_error, idempotency_error, …
+    code: str = ""
+    decline_code: str = ""
+    param: str = ""
+    retry_after_seconds: int | None = None
+    is_replayed: bool = False  # the answer that an earlier request with this idempotency key got
+
+
 class StripeError(Exception):
     """A call to Stripe failed. The message never holds what Stripe answered: that can be anything."""
 
-    def __init__(self, code: str, detail: str) -> None:
-        self.code, self.detail = code, detail
+    def __init__(self, code: str, detail: str, said: Said = Said()) -> None:
+        self.code, self.detail, self.said = code, detail, said
         super().__init__(f"{code}: {detail}")
 
 
 class StripeUnavailable(StripeError):
     """It may go well later: no answer, too many requests, an error of theirs, an answer that is not Stripe's."""
-
-
-class StripeBusy(StripeUnavailable):
-    """Too many requests: `seconds` later it takes more."""
-
-    def __init__(self, code: str, detail: str, seconds: float = 1.0) -> None:
-        super().__init__(code, detail)
-        self.seconds = seconds
 
 
 class StripeRefused(StripeError):
@@ -79,13 +85,11 @@ def _call(method: str, path: str, **params: Any) -> dict[str, Any]:
     try:
         answer = client.raw_request(method, path, **params).data
     except (stripe.InvalidRequestError, stripe.IdempotencyError, stripe.CardError) as error:
-        code = error.code if isinstance(error.code, str) and re.fullmatch("[a-z0-9_]{1,64}", error.code) else "refused"
-        raise StripeRefused(code, f"{method.upper()} {path}: {_reason(error)}") from None
-    except stripe.RateLimitError as error:
+        said = _said(error)
+        raise StripeRefused(said.code or "refused", f"{method.upper()} {path}: {_reason(error)}", said) from None
+    except stripe.StripeError as error:  # 429, 5xx, 401 while a key is changed, no connection, not JSON
         detail = f"{method.upper()} {path}: {_reason(error)}"
-        raise StripeBusy("stripe_unavailable", detail, _seconds(error)) from None
-    except stripe.StripeError as error:  # 5xx, 401 while a key is changed, no connection, not JSON
-        raise StripeUnavailable("stripe_unavailable", f"{method.upper()} {path}: {_reason(error)}") from None
+        raise StripeUnavailable("stripe_unavailable", detail, _said(error)) from None
     except (ValueError, RecursionError, AttributeError, TypeError):  # the client trips over answers of strange shapes
         raise StripeUnavailable("unreadable_answer", f"{method.upper()} {path}: not an answer of Stripe's.") from None
     if not isinstance(answer, dict):
@@ -98,10 +102,22 @@ def _reason(error: stripe.StripeError) -> str:
     return f"{type(error).__name__}, {status}, request {error.request_id or 'unknown'}"
 
 
-def _seconds(error: stripe.StripeError) -> float:
-    """How long Stripe asks us to wait; a second where it does not say."""
-    told = (error.headers or {}).get("Retry-After", "")
-    return min(float(told), 60.0) if told.isascii() and told.isdigit() else 1.0
+def _said(error: stripe.StripeError) -> Said:
+    body = error.json_body.get("error") if isinstance(error.json_body, dict) else None
+    facts = body if isinstance(body, dict) else {}
+    headers = error.headers or {}
+    wait = str(headers.get("retry-after", ""))
+    return Said(
+        error.http_status,
+        **{name: _word(facts.get(name)) for name in ("type", "code", "decline_code", "param")},
+        retry_after_seconds=int(wait) if re.fullmatch("[0-9]{1,5}", wait) else None,
+        is_replayed=headers.get("idempotent-replayed") == "true",
+    )
+
+
+def _word(given: object) -> str:
+    """A word of Stripe's vocabulary; empty for whatever else."""
+    return given if isinstance(given, str) and re.fullmatch(r"[a-z0-9_]{1,64}", given) else ""
 
 
 @cache
@@ -203,3 +219,33 @@ def update_schedule(schedule_id: str, *, idempotency_key: str, **params: Any) ->
 def release_schedule(schedule_id: str, *, idempotency_key: str) -> dict[str, Any]:
     """Nothing is scheduled any more; the subscription goes on as it is."""
     return _call("post", f"/v1/subscription_schedules/{schedule_id}/release", idempotency_key=idempotency_key)
+
+
+def fetch_bought(session_id: str) -> dict[str, Any]:
+    """The checkout session as it is now, with its subscription. Raises StripeUnavailable, StripeRefused."""
+    return _session(_call("get", f"/v1/checkout/sessions/{session_id}", expand=["subscription"]), session_id)
+
+
+def create_checkout_session(*, idempotency_key: str, **params: Any) -> dict[str, Any]:
+    """A page where somebody can pay, at its `url`. Raises StripeUnavailable, StripeRefused."""
+    return _session(create("/v1/checkout/sessions", idempotency_key=idempotency_key, **params))
+
+
+def name_customer(customer_id: str, *, name: str, email: str) -> None:
+    """Let Stripe know a customer by these. Raises StripeUnavailable, StripeRefused."""
+    _call("post", f"/v1/customers/{customer_id}", name=name, **({"email": email} if email else {}))
+
+
+def create_portal_session(*, customer: str, return_url: str) -> str:
+    """Where a customer looks after its subscriptions and cards. Raises StripeUnavailable, StripeRefused."""
+    made = _call("post", "/v1/billing_portal/sessions", customer=customer, return_url=return_url)
+    if made.get("object") != "billing_portal.session" or not isinstance(made.get("url"), str):
+        raise StripeUnavailable("unreadable_answer", "Stripe's answer is not a session of its portal.")
+    return str(made["url"])
+
+
+def _session(found: dict[str, Any], session_id: str = "") -> dict[str, Any]:
+    is_one = found.get("object") == "checkout.session" and isinstance(found.get("id"), str)
+    if not is_one or found["id"] != (session_id or found["id"]):
+        raise StripeUnavailable("unreadable_answer", "Stripe's answer is not the checkout session that was asked for.")
+    return found

@@ -8,6 +8,7 @@ from django.utils.html import format_html_join
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
+from billing_site.admin.strangers import GivesCustomers
 from billing_site.admin.views import BADGES, Found, ReadOnly, link, when, yes_or_no
 from subscriptions.models import AuditEntry
 from webhooks import inbox, poke
@@ -15,7 +16,7 @@ from webhooks.models import StripeEvent, StripeLink, StripePrice
 
 
 @admin.register(StripeEvent)
-class StripeEventAdmin(ReadOnly, Found):
+class StripeEventAdmin(GivesCustomers, ReadOnly, Found):
     list_display = ("event_id", "type", "shown_state", "received", "attempts", "outcome", "error_code", "next_try")
     list_filter = ("state", "type", "error_code")
     search_fields = ("event_id", "object_id", "stripe_subscription_id")

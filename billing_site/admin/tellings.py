@@ -15,7 +15,8 @@ from webhooks.models import Telling
 @admin.register(Telling)
 class TellingAdmin(ReadOnly, Found):
     list_display = (
-        "number", "aspect", "ours", "of_tenant", "shown_state", "actor", "attempts", "outcome", "error_code", "next_try",
+        "number", "aspect", "ours", "of_tenant", "shown_state", "actor", "attempts", "outcome", "error_code",
+        "next_try",
     )  # fmt: skip
     list_filter = ("state", "aspect", "error_code")
     search_fields = ("link__stripe_subscription_id", "link__subscription__number", "tenant__name", "tenant__slug")

@@ -44,7 +44,7 @@ from subscriptions import families, terms
 from subscriptions.audit import Actor
 from subscriptions.errors import DomainError, InvalidTerm
 from subscriptions.management.verbs import GRANT, VERBS, By, NotWritten, of_tenant
-from subscriptions.models import AuditEntry, Plan, Subscription, Tenant
+from subscriptions.models import MOST_UNITS, AuditEntry, Plan, Subscription, Tenant
 from subscriptions.states import LIVE, TRANSITIONS, Action, EndReason, Status, Type
 
 ACT = "subscriptions.change_subscription"
@@ -212,6 +212,10 @@ class AmendTerm(VerbForm):
 
 class ChangePlan(VerbForm):
     bought = Bought(label="Plan and price")
+    quantity = forms.IntegerField(
+        min_value=1, max_value=MOST_UNITS, required=False, widget=UnfoldAdminIntegerFieldWidget,
+        help_text="Units of the plan. Empty: as many as before.",
+    )  # fmt: skip
     park = forms.BooleanField(
         label="Park the newest devices",
         required=False,

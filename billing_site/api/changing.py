@@ -18,11 +18,11 @@ from billing_site.api.slots import CODE, SOURCE, Json, Strict, Text, source_of
 from billing_site.provenance import caller_of
 from subscriptions.errors import DomainError
 from subscriptions.lifecycle import CancelAt
-from subscriptions.models import PlanPrice, Subscription
+from subscriptions.models import MOST_UNITS, PlanPrice, Subscription
 from webhooks import changing
 from webhooks.changing import By, Preview, When, Wish
-from webhooks.converge import MOST_UNITS
-from webhooks.stripe_api import StripeError, StripeRefused
+from webhooks.errors import told
+from webhooks.stripe_api import StripeError
 from webhooks.stripe_state import Unmappable
 
 ONCE = OpenApiParameter(
@@ -61,7 +61,7 @@ class PackUnits(serializers.DictField):
         return found
 
 
-class WishSerializer(Strict):
+class SubscriptionChangeSerializer(Strict):
     plan = Text(required=False, validators=[CODE], help_text="Its code. Left out, like all here: as it is.")
     interval = serializers.ChoiceField(PlanPrice.Interval.choices, required=False)
     currency = serializers.RegexField(r"^[A-Z]{3}\Z", required=False, help_text="It stays: only named to be sure.")
@@ -75,9 +75,6 @@ class WishSerializer(Strict):
         required=False, default=False, help_text="The newest devices lose their slots where there are fewer then."
     )
 
-    class Meta:
-        ref_name = "Change"
-
     @property
     def wish(self) -> Wish:
         said = self.validated_data
@@ -87,13 +84,10 @@ class WishSerializer(Strict):
 # --- what is answered ------------------------------------------------------------------------------------------------
 
 
-class LineSerializer(serializers.Serializer[Any]):
+class InvoiceLineSerializer(serializers.Serializer[Any]):
     description = serializers.CharField(allow_blank=True)
     amount_minor = serializers.IntegerField()
     proration = serializers.BooleanField()
-
-    class Meta:
-        ref_name = "InvoiceLine"
 
 
 class BeforeAfterSerializer(serializers.Serializer[Any]):
@@ -105,7 +99,7 @@ class PreviewSerializer(serializers.Serializer[Any]):
     due_now_minor = serializers.IntegerField(help_text="What Stripe would bill at once.")
     next_minor = serializers.IntegerField(help_text="The list price of every term from then on.")
     currency = serializers.CharField()
-    lines = LineSerializer(many=True, help_text="Of the invoice that it would be billed with.")
+    lines = InvoiceLineSerializer(many=True, help_text="Of the invoice that it would be billed with.")
     at = serializers.DateTimeField(help_text="When it would change.")
     proration_date = serializers.IntegerField(allow_null=True, help_text="To confirm what was shown, within the hour.")
     slots = serializers.DictField(child=BeforeAfterSerializer(), help_text="By tier.")
@@ -113,12 +107,6 @@ class PreviewSerializer(serializers.Serializer[Any]):
 
 
 # --- the edges -------------------------------------------------------------------------------------------------------
-
-
-class StripeFailed(DomainError):
-    """Stripe did not answer: nothing has changed here. Try again in a moment."""
-
-    code, http_status = "stripe_unavailable", 502
 
 
 class _Changing(views.APIView):
@@ -134,7 +122,7 @@ class _Changing(views.APIView):
         try:
             return verb(self.found(request, number), by=by, **said)
         except StripeError as error:
-            raise _told(error) from error
+            raise told(error) from error
         except Unmappable as error:
             raise NotUnderstood(code=error.code) from error
 
@@ -160,31 +148,6 @@ class NotUnderstood(DomainError):
     def __init__(self, *, code: str) -> None:
         self.code = code
         super().__init__()
-
-
-class PaymentRefused(DomainError):
-    """The payment was refused."""
-
-    code, http_status = "payment_refused", 402
-
-
-class StripeSaidNo(DomainError):
-    """Stripe refused what it was asked for. Whoever operates this service has to look at it."""
-
-    code, http_status = "stripe_refused", 502
-
-
-CARDS = {"card_declined", "expired_card", "incorrect_cvc", "processing_error", "authentication_required"}
-
-
-def _told(error: StripeError) -> DomainError:
-    if not isinstance(error, StripeRefused):
-        return StripeFailed()
-    if error.code not in CARDS:
-        return StripeSaidNo()
-    refused = PaymentRefused()
-    refused.code = error.code
-    return refused
 
 
 def _key(request: Request) -> str:
@@ -223,9 +186,9 @@ class Pause(_Changing):
 
 
 class Change(_Changing):
-    asks = WishSerializer
+    asks = SubscriptionChangeSerializer
 
-    @extend_schema(request=WishSerializer, responses=SubscriptionSerializer, parameters=[ONCE])
+    @extend_schema(request=SubscriptionChangeSerializer, responses=SubscriptionSerializer, parameters=[ONCE])
     def post(self, request: Request, number: str) -> Response:
         """Buy another plan, interval, quantity or slot packs: now, or when the term ends. Preview it first."""
         asked = self.asked(request)
@@ -234,7 +197,7 @@ class Change(_Changing):
         self.carried_out(request, number, changing.change, wish=asked.wish, when=When(said["when"]), **more)
         return self.as_it_stands(request, number)
 
-    @extend_schema(responses=SubscriptionSerializer, parameters=[ONCE])
+    @extend_schema(responses={200: SubscriptionSerializer}, parameters=[ONCE])
     def delete(self, request: Request, number: str) -> Response:
         """Drop the change that is scheduled."""
         self.carried_out(request, number, changing.unschedule)
@@ -242,9 +205,9 @@ class Change(_Changing):
 
 
 class PreviewChange(_Changing):
-    asks = WishSerializer
+    asks = SubscriptionChangeSerializer
 
-    @extend_schema(request=WishSerializer, responses=PreviewSerializer)
+    @extend_schema(request=SubscriptionChangeSerializer, responses=PreviewSerializer)
     def post(self, request: Request, number: str) -> Response:
         """What a change would cost, by Stripe's reckoning, and what it would do to slots. Nothing is changed."""
         asked = self.asked(request)

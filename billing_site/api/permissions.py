@@ -19,8 +19,8 @@ CLOSED = TenantClosed.code
 
 
 class IsTenant(BasePermission):
-    """Signed in as a member of a tenant, or with a tenant's key. Staff who are not members see nothing here. Of a tenant
-    that is closed everything can be read, and nothing changed.
+    """Signed in as a member of a tenant, or with a tenant's key. Staff who are not members see nothing here. Where the
+    tenant is closed, everything can be read and nothing changed.
     """
 
     message = "Only members of a tenant can use this."
@@ -38,12 +38,14 @@ class IsTenant(BasePermission):
 class IsOwner(IsTenant):
     """Who may spend the tenant's money: a billing owner, or a service with the tenant's key."""
 
-    message = "Only the billing owners of a tenant can do this."
-
     def has_permission(self, request: Request, view: "APIView") -> bool:
-        member = member_of(request)
-        is_owner = isinstance(request.auth, ApiKey) or (member is not None and member.role == Member.Role.OWNER)
-        return super().has_permission(request, view) and is_owner
+        if not super().has_permission(request, view):
+            return False
+        member = None if isinstance(request.auth, ApiKey) else member_of(request)
+        if member is None or member.role == Member.Role.OWNER:
+            return True
+        self.message, self.code = "Only the billing owners of a tenant can do this.", "billing_owner_only"
+        return False
 
 
 class HasScope(BasePermission):

@@ -10,6 +10,8 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from subscriptions.errors import DomainError
+from webhooks import errors
+from webhooks.stripe_api import StripeError
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -23,9 +25,13 @@ def problem(http_status: int, code: str, detail: str = "", **facts: Any) -> dict
 def problem_response(error: Exception, context: dict[str, Any]) -> Response | None:
     """DRF's exception handler. None (a 500, logged) for what nobody expected."""
     headers = {}
+    if isinstance(error, StripeError):
+        error = errors.told(error)
     match error:
         case DomainError():
             body = problem(error.http_status, error.code, error.detail, **error.facts)
+            if wait := error.facts.get("retry_after_seconds"):
+                headers["Retry-After"] = str(wait)
         case Http404():
             body = problem(status.HTTP_404_NOT_FOUND, "not_found")
         case PermissionDenied():

@@ -18,7 +18,7 @@ from subscriptions.audit import Actor
 from subscriptions.errors import DomainError, InvalidTerm, SubscriptionNotFound, TenantNotFound
 from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.management.arguments import instant, number, text
-from subscriptions.models import THIS_TRANSACTION, AuditEntry, Plan, PlanPrice, Subscription, Tenant
+from subscriptions.models import MOST_UNITS, THIS_TRANSACTION, AuditEntry, Plan, PlanPrice, Subscription, Tenant
 from subscriptions.states import EndReason
 
 Options = Mapping[str, Any]  # what the command line says, or a form, with its plan and price found
@@ -152,6 +152,19 @@ def _add_plan(parser: ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument(
         "--price", type=int, metavar="ID", help="its price, where the interval does not tell them apart"
     )
+
+
+def _add_change(parser: ArgumentParser) -> None:
+    _add_plan(parser)
+    parser.add_argument(
+        "--quantity", type=units, metavar="N", help="units of the plan, from 1 on (default: as many as before)"
+    )
+
+
+def units(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and 1 <= int(word[:9]) <= MOST_UNITS):
+        raise ArgumentTypeError(f"A quantity is a whole number from 1 to {MOST_UNITS:,}.")
+    return int(word)
 
 
 def _add_term_end(parser: ArgumentParser) -> None:
@@ -336,10 +349,10 @@ VERBS: dict[str, Verb] = {
         lambda options, found, by: {"term_end": options["term_end"]},
     ),
     "change-plan": Verb(
-        "Sell another plan of the same type from now on; the term stays.",
-        "change-plan SUB-20260101-7KX2M --plan fleet-pro --interval month --reason 'PO 4712'",
+        "Sell another plan of the same type from now on, or another quantity of it; the term stays.",
+        "change-plan SUB-20260101-7KX2M --plan fleet-pro --interval month --quantity 3 --reason 'PO 4712'",
         lifecycle.change_plan,
-        _add_plan,
-        lambda options, found, by: {"plan": options["plan"], "price": options["price"]},
+        _add_change,
+        lambda options, found, by: {name: options.get(name) for name in ("plan", "price", "quantity")},
     ),
 }

@@ -10,11 +10,12 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from billing_site.local.environment import LOCAL
-from tests.bench import access, entitlements, intake, reconcile, slots, sweep
+from tests.bench import access, entitlements, inbox, intake, reconcile, slots, sweep
 from tests.bench.result import Result
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "intake": intake.measure,
+    "inbox": inbox.measure,
     "sweep": sweep.measure,
     "slots": slots.measure,
     "access": access.measure,

@@ -1,9 +1,12 @@
-"""Stripe, as fast as it could possibly be: each answer comes from the sandbox once, and from memory ever after."""
+"""Stripe, as fast as it could possibly be: each answer comes from the sandbox once, and from memory ever after.
+
+Or from memory and another one in turn, where a benchmark wants each answer to be news.
+"""
 
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,8 +14,8 @@ from tests.stripe_sandbox.client import Sandbox
 
 
 @contextmanager
-def instant(stripe: Sandbox) -> Iterator[str]:
-    """The URL of a copy of what this sandbox answers to GET."""
+def instant(stripe: Sandbox, *, flipping: Callable[[bytes], bytes] | None = None) -> Iterator[str]:
+    """The URL of a copy of what this sandbox answers to GET; `flipping` makes each answer another one of the last."""
     remembered: dict[str, tuple[int, bytes]] = {}
 
     class Answer(BaseHTTPRequestHandler):
@@ -24,6 +27,8 @@ def instant(stripe: Sandbox) -> Iterator[str]:
             if self.path not in remembered:
                 remembered[self.path] = _ask(stripe, self.path)
             status, body = remembered[self.path]
+            if flipping:
+                remembered[self.path] = status, flipping(body)
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

@@ -1,15 +1,14 @@
 """Checkout and portal sessions: made by the API, carried out by a person on the sandbox's pages or by a test."""
 
 from . import accepted, shapes
-from .billing import announce_birth, begin, fail, settle
 from .calls import Call, route
-from .errors import ControlError, StripeError, missing_param
+from .checkouts import arrive as arrive
+from .checkouts import complete as complete
+from .checkouts import session_of
+from .errors import StripeError, missing_param
 from .ids import new_id
-from .invoices import unpaid_of
 from .ordering import check_anchor, orders_from, trial_end_from
-from .periods import DAY
 from .store import Obj
-from .world import World
 
 
 @route("POST", "/v1/checkout/sessions", accepted.CHECKOUT_CREATE)
@@ -28,7 +27,7 @@ def create(call: Call) -> Obj:
     trial_end_from(data, now=now)
     orders = orders_from(call, given.get("line_items", []), param="line_items")
     check_anchor(data, orders, now=now)
-    return call.show(call.world.put(_session(call, orders)))
+    return call.show(call.world.put(session_of(call.world, given, orders, now=now)))
 
 
 @route("GET", "/v1/checkout/sessions", accepted.CHECKOUT_LIST)
@@ -81,177 +80,6 @@ def create_portal(call: Call) -> Obj:
         "url": f"{call.world.base_url}/portal/{session_id}",
     }
     return call.show(call.world.put(session))
-
-
-def complete(world: World, session: Obj, *, now: int, settled: bool = True) -> Obj:
-    """The customer fills in the form and pays. With ``settled`` False the money is still on its way (bank debit).
-
-    Raises ControlError for a session that is not open.
-    """
-    if session["status"] != "open":
-        raise ControlError(f"{session['id']} is {session['status']}: only an open session can be completed")
-    if session["customer"] and world.need("customer", session["customer"]).get("deleted"):
-        raise ControlError(f"{session['customer']}, for whom {session['id']} was made, has been deleted")
-    given = dict(session["_subscription_data"])
-    given["trial_end"] = trial_end_from(given, now=now)
-    customer_id = session["customer"] or _new_customer(world, session, now=now)
-    orders = [(world.need("price", price_id), asked) for price_id, asked in session["_orders"]]
-    subscription = shapes.subscription(given, customer_id=customer_id, currency=session["currency"], now=now)
-    subscription["test_clock"] = world.clock_of(subscription)
-    begin(world, subscription, orders, given, now=now)
-    announce_birth(world, subscription, paid=settled, now=now)
-    free = world.need("invoice", subscription["latest_invoice"])["amount_due"] == 0
-    customer = world.need("customer", customer_id)
-    session |= {
-        "customer": customer_id,
-        "customer_details": {
-            "address": customer["address"],
-            "business_name": None,
-            "email": customer["email"],
-            "individual_name": None,
-            "name": customer["name"],
-            "phone": customer["phone"],
-            "tax_exempt": customer["tax_exempt"],
-            "tax_ids": [],
-        },
-        "invoice": subscription["latest_invoice"],
-        "payment_status": "no_payment_required" if free else "paid" if settled else "unpaid",
-        "status": "complete",
-        "subscription": subscription["id"],
-        "url": None,
-    }
-    world.emit("checkout.session.completed", world.put(session), now=now)
-    return session
-
-
-def arrive(world: World, session: Obj, *, succeeded: bool, now: int) -> Obj:
-    """The delayed money of a completed session arrives, or does not. Raises ControlError if none is awaited."""
-    if session["payment_status"] != "unpaid" or session["status"] != "complete":
-        raise ControlError(f"{session['id']} awaits no payment; complete it with settled=false first")
-    subscription = world.need("subscription", session["subscription"])
-    if succeeded:
-        settle(world, subscription, now=now)
-        session["payment_status"] = "paid"
-        world.put(session)
-    elif unpaid_of(world, subscription["id"]):
-        fail(world, subscription, now=now)
-    outcome = "succeeded" if succeeded else "failed"
-    world.emit(f"checkout.session.async_payment_{outcome}", session, now=now)
-    return session
-
-
-def _session(call: Call, orders: list[tuple[Obj, Obj]]) -> Obj:
-    given, now = call.params, call.now
-    session_id, data = new_id("checkout.session"), given.get("subscription_data", {})
-    lines = [_line(call, price, asked) for price, asked in orders]
-    trial = trial_end_from(data, now=now) is not None
-    total = 0 if trial else sum(line["amount_total"] for line in lines)
-    return {
-        "id": session_id,
-        "object": "checkout.session",
-        "adaptive_pricing": {"enabled": False},
-        "after_expiration": None,
-        "allow_promotion_codes": given.get("allow_promotion_codes"),
-        "amount_subtotal": total,
-        "amount_total": total,
-        "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
-        "billing_address_collection": given.get("billing_address_collection"),
-        "branding_settings": {
-            "background_color": "#ffffff",
-            "border_style": "rounded",
-            "button_color": "#0b5fff",
-            "display_name": "Stripe sandbox",
-            "font_family": "default",
-            "icon": None,
-            "logo": None,
-        },
-        "cancel_url": given.get("cancel_url"),
-        "client_reference_id": given.get("client_reference_id"),
-        "client_secret": None,
-        "collected_information": None,
-        "consent": None,
-        "consent_collection": None,
-        "created": now,
-        "currency": orders[0][0]["currency"],
-        "currency_conversion": None,
-        "custom_fields": [],
-        "custom_text": {
-            "after_submit": None,
-            "shipping_address": None,
-            "submit": None,
-            "terms_of_service_acceptance": None,
-        },
-        "customer": given.get("customer"),
-        "customer_account": None,
-        "customer_creation": None if "customer" in given else "always",
-        "customer_details": None,
-        "customer_email": given.get("customer_email"),
-        "discounts": [],
-        "excluded_payment_method_types": [],
-        "expires_at": given.get("expires_at", now + DAY),
-        "integration_identifier": None,
-        "invoice": None,
-        "invoice_creation": None,
-        "livemode": False,
-        "locale": given.get("locale"),
-        "managed_payments": None,
-        "metadata": shapes.labels(given),
-        "mode": "subscription",
-        "name_collection": {},
-        "origin_context": None,
-        "payment_intent": None,
-        "payment_link": None,
-        "payment_method_collection": given.get("payment_method_collection", "always"),
-        "payment_method_configuration_details": None,
-        "payment_method_options": {},
-        "payment_method_types": given.get("payment_method_types", ["card"]),
-        "payment_status": "unpaid",
-        "permissions": None,
-        "phone_number_collection": {"enabled": False},
-        "recovered_from": None,
-        "saved_payment_method_options": None,
-        "setup_intent": None,
-        "shipping_address_collection": None,
-        "shipping_cost": None,
-        "shipping_options": [],
-        "status": "open",
-        "submit_type": None,
-        "subscription": None,
-        "success_url": given["success_url"],
-        "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
-        "ui_mode": "hosted_page",
-        "url": f"{call.world.base_url}/checkout/{session_id}",
-        "wallet_options": None,
-        "_line_items": lines,
-        "_orders": [[price["id"], asked] for price, asked in orders],
-        "_subscription_data": data,
-    }
-
-
-def _line(call: Call, price: Obj, asked: Obj) -> Obj:
-    quantity = asked.get("quantity", 1)
-    product = call.world.need("product", price["product"])
-    amount = price["unit_amount"] * quantity
-    return {
-        "id": new_id("item"),
-        "object": "item",
-        "adjustable_quantity": None,
-        "amount_discount": 0,
-        "amount_subtotal": amount,
-        "amount_tax": 0,
-        "amount_total": amount,
-        "currency": price["currency"],
-        "description": product["name"],
-        "metadata": shapes.labels(asked),
-        "price": price,
-        "quantity": quantity,
-    }
-
-
-def _new_customer(world: World, session: Obj, *, now: int) -> str:
-    email = session.get("_email") or session["customer_email"] or "someone@sandbox.test"  # _: typed on the page
-    given = {"email": email, "name": session.get("_name") or "Someone"}
-    return str(world.put(shapes.customer(given, now=now))["id"])
 
 
 def _flow(given: Obj) -> Obj:

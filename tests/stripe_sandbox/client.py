@@ -159,8 +159,17 @@ class Sandbox:
         """Make answers about the object look so; ``{}`` ends it. ``$remove`` and ``$generation`` are understood."""
         return self.control("PATCH", f"/objects/{object_id}", changes)
 
-    def complete(self, session_id: str, *, settled: bool = True) -> Any:
-        return self.control("POST", f"/checkout/{session_id}/complete", {"settled": settled})
+    def complete(self, session_id: str, *, settled: bool | None = None) -> Any:
+        """The customer pays. ``settled`` False: the money is on its way; None: as the ways of paying have it."""
+        given = {} if settled is None else {"settled": settled}
+        return self.control("POST", f"/checkout/{session_id}/complete", given)
+
+    def bought_by_link(self, price: str, **given: Any) -> Any:
+        """A completed session of a payment link, made by nobody's program; answers the session.
+
+        ``quantity``, ``email``, ``name``, ``metadata``, ``client_reference_id``, ``settled``, ``pricing_table=True``.
+        """
+        return self.control("POST", "/payment_link", {"price": price} | given)
 
     def arrive(self, session_id: str, *, succeeded: bool = True) -> Any:
         """The delayed money of a session completed with ``settled=False``."""

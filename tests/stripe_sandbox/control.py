@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from . import billing, checkout_routes, deadlines, payments, schedules
+from . import billing, checkouts, deadlines, payment_links, payments, schedules
 from .errors import ControlError
 from .ids import API_VERSION, OLD_API_VERSION, kind_of
 from .render import overridden, render
@@ -102,13 +102,17 @@ def _checkout_verb(world: World, given: Obj, session_id: str, verb: str) -> Obj:
         now = world.time_of(session)
         match verb:
             case "complete":
-                settled = _truth(given.get("settled", True))
-                return render(world, checkout_routes.complete(world, session, now=now, settled=settled))
+                settled = _truth(given.get("settled", checkouts.settles_at_once(session)))
+                return render(world, checkouts.complete(world, session, now=now, settled=settled))
             case "arrive":
                 succeeded = _truth(given.get("succeeded", True))
-                return render(world, checkout_routes.arrive(world, session, succeeded=succeeded, now=now))
+                return render(world, checkouts.arrive(world, session, succeeded=succeeded, now=now))
             case _:
                 raise ControlError(f"no such verb: {verb}", status=404)
+
+
+def _bought_by_link(world: World, given: Obj) -> Obj:
+    return render(world, payment_links.buy(world, given))
 
 
 def _dispute_invoice(world: World, given: Obj, invoice_id: str) -> Obj:
@@ -193,6 +197,7 @@ def _clock(world: World, given: Obj) -> Obj:
         world.set_clock(given.get("offset_seconds"))
         if world.knobs.auto_renew:
             deadlines.tick(world, now=world.now())
+        world.deliveries.clock_moved(world.now())
     return {"offset_seconds": world.clock_offset, "now": world.now()}
 
 
@@ -244,6 +249,7 @@ _DOORS: list[tuple[str, str, Callable[..., Any]]] = [
     ("POST", "/tick", _tick),
     ("POST", "/events", _emit),
     ("POST", "/seed", seed),
+    ("POST", "/payment_link", _bought_by_link),
     ("POST", "/checkout/([^/]+)/([a-z]+)", _checkout_verb),
     ("POST", "/subscriptions/([^/]+)/([a-z]+)", _subscription_verb),
     ("POST", "/invoices/([^/]+)/dispute", _dispute_invoice),

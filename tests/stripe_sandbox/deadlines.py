@@ -72,7 +72,7 @@ def _of_subscription(world: World, subscription: Obj) -> list[tuple[int, Deadlin
     if paused and paused["resumes_at"] and status not in OVER:
         found.append((paused["resumes_at"], _resume_collection))
     match status:
-        case "incomplete":
+        case "incomplete" if not subscription.get("_awaits_money"):
             found.append((subscription["created"] + 23 * 3600, _expire))
         case "trialing":
             if not subscription.get("_trial_end_told"):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .generations import downgraded_event, is_old
-from .knobs import draw
+from .knobs import STRIPE_RETRIES, draw
 from .store import Obj
 
 if TYPE_CHECKING:
@@ -30,13 +30,14 @@ _POOL = 16
 
 @dataclass(frozen=True)
 class Errand:
-    """One event for one endpoint. ``attempt`` counts from 0."""
+    """One event for one endpoint. ``attempt`` counts from 0; ``due`` is for what waits for the sandbox's clock."""
 
     id: str
     event: str
     endpoint: str
     attempt: int = 0
     lost: bool = False
+    due: int | None = None
 
     def plain(self) -> Obj:
         return asdict(self)
@@ -67,6 +68,7 @@ class Deliveries:
         self._turn = threading.Condition()
         self._queue: list[tuple[float, int, list[Errand]]] = []  # (due, serial, errands sent one after another)
         self._shuffling: list[Errand] = []
+        self._parked: list[Errand] = []  # until the sandbox's clock has come so far
         self._running, self._serial = 0, itertools.count()
         self._flushing = self._stopping = False
         self._epoch = 0  # a reset must not be undone by an attempt that was under way
@@ -75,7 +77,8 @@ class Deliveries:
     def start(self) -> None:
         """Take up what an earlier process left undelivered, and begin."""
         left = [Errand(**kept) for kept in self._world.store.all("delivery").values()]
-        self.enqueue(left)
+        self._parked = [errand for errand in left if errand.due is not None]
+        self.enqueue([errand for errand in left if errand.due is None])
         for number in range(_POOL):
             threading.Thread(target=self._work, name=f"delivery-{number}", daemon=True).start()
 
@@ -105,6 +108,7 @@ class Deliveries:
         """Send all that is held, delayed, buffered or waiting for a retry now; whether the queue emptied in time."""
         with self._turn:
             self._release_shuffled()
+            self._unpark(self._parked)
             self._queue = [(0.0, serial, batch) for _, serial, batch in self._queue]
             heapq.heapify(self._queue)
             self._flushing = True
@@ -113,6 +117,16 @@ class Deliveries:
         with self._turn:
             self._flushing = False
         return quiet
+
+    def clock_moved(self, now: int) -> None:
+        """Send again what is due by the sandbox's clock."""
+        with self._turn:
+            self._unpark([errand for errand in self._parked if (errand.due or 0) <= now])
+
+    def _unpark(self, errands: list[Errand]) -> None:
+        self._parked = [errand for errand in self._parked if errand not in errands]
+        for errand in sorted(errands, key=lambda errand: errand.due or 0):
+            self._push([errand], 0.0)
 
     def wait_quiet(self, timeout_seconds: float) -> bool:
         """Wait until nothing is under way or scheduled. What the knobs hold back does not count."""
@@ -127,6 +141,7 @@ class Deliveries:
                 "queued": queued - held,
                 "held": held + len(self._shuffling),
                 "running": self._running,
+                "waiting_for_the_clock": len(self._parked),
                 "quiet": self._quiet(),
             }
 
@@ -140,6 +155,7 @@ class Deliveries:
         with self._turn:
             self._queue.clear()
             self._shuffling.clear()
+            self._parked.clear()
             self.attempts.clear()
             self._epoch += 1
             self._turn.notify_all()
@@ -210,13 +226,14 @@ class Deliveries:
         send(0)
         for other in others:
             other.join()
-        again = errand.attempt < len(knobs.retry) and not any(accepted)
+        pauses = STRIPE_RETRIES if isinstance(knobs.retry, str) else knobs.retry
         if any(accepted):
             self._count_down(errand, epoch)
-        self._finish(errand, epoch, retry_in=knobs.retry[errand.attempt] if again else None)
+        again = errand.attempt < len(pauses) and not any(accepted)
+        self._finish(errand, epoch, retry_in=pauses[errand.attempt] if again else None)
 
     def _count_down(self, errand: Errand, epoch: int) -> None:
-        """One endpoint fewer is waiting for the event. What was sent of it said how many were, and stays so."""
+        """One endpoint fewer is waiting for the event."""
         with self._world.changing():
             event = self._world.store.get("event", errand.event)
             if event and epoch == self._epoch:
@@ -244,7 +261,8 @@ class Deliveries:
             corrupt = knobs.corrupt > 0 and world.dice.random() < knobs.corrupt
         began = time.monotonic()
         secret = letter.secret + "-not" if corrupt else letter.secret
-        signature = sign(letter.body, secret, at=int(time.time()) + knobs.timestamp_offset)
+        at = world.now() if knobs.timestamp_clock == "sandbox" else int(time.time())
+        signature = sign(letter.body, secret, at=at + knobs.timestamp_offset)
         status, error = None, None
         try:
             status = _send(letter, signature, timeout_seconds=knobs.delivery_timeout_seconds)
@@ -281,6 +299,14 @@ class Deliveries:
                 self._world.store.remove("delivery", errand.id)
                 return
             again = replace(errand, attempt=errand.attempt + 1)
+            if isinstance(self._world.knobs.retry, str):  # counted from when it was due, however late it was sent
+                now = self._world.now()
+                again = replace(again, due=int((now if errand.due is None else errand.due) + retry_in))
+                if again.due is not None and again.due > now and not self._flushing:
+                    self._world.store.put("delivery", again.plain())
+                    self._parked.append(again)
+                    return
+                retry_in = 0.0
             self._world.store.put("delivery", again.plain())
             self._push([again], 0.0 if self._flushing else retry_in)
 

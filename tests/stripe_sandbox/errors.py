@@ -47,6 +47,85 @@ def missing_param(path: str) -> StripeError:
     return StripeError(f"Missing required param: {path}.", code="parameter_missing", param=path)
 
 
+# a word for a card that does not work, in a customer's metadata or of a fault -> code, decline code, message
+DECLINES = {
+    "declined": ("card_declined", "generic_decline", "Your card was declined."),
+    "insufficient_funds": ("card_declined", "insufficient_funds", "Your card has insufficient funds."),
+    "lost_card": ("card_declined", "lost_card", "Your card was declined."),
+    "do_not_honor": ("card_declined", "do_not_honor", "Your card was declined."),
+    "expired_card": ("expired_card", "expired_card", "Your card has expired."),
+    "incorrect_cvc": ("incorrect_cvc", "incorrect_cvc", "Your card's security code is incorrect."),
+    "processing_error": (
+        "processing_error",
+        "processing_error",
+        "An error occurred while processing your card. Try again in a little bit.",
+    ),
+}
+
+
+def declined(word: str = "declined") -> StripeError:
+    code, decline_code, message = DECLINES.get(word, DECLINES["declined"])
+    return StripeError(message, status=402, kind="card_error", code=code, decline_code=decline_code)
+
+
+def named(name: str) -> StripeError:
+    """One of the errors that Stripe documents, as a fault asks for it by name."""
+    if name in DECLINES:
+        return declined(name)
+    status, kind, code, message = FAULTS[name]
+    return StripeError(message, status=status, kind=kind, code=code or None)
+
+
+_BAD, _OWN = "invalid_request_error", "api_error"
+FAULTS = {
+    "bad_request": (400, _BAD, "parameter_invalid_empty", "You passed an empty string for a parameter."),
+    "idempotency_error": (
+        400,
+        "idempotency_error",
+        "",
+        "Keys for idempotent requests can only be used with the same parameters they were first used with.",
+    ),
+    "authentication": (401, _BAD, "", "Invalid API Key provided: sk_test_****************dbox"),
+    "api_key_expired": (401, _BAD, "api_key_expired", "Expired API Key provided: sk_test_****************dbox"),
+    "more_permissions_required": (
+        403,
+        _BAD,
+        "more_permissions_required",
+        "The provided key 'rk_test_****************dbox' does not have the required permissions for this endpoint.",
+    ),
+    "resource_missing": (404, _BAD, "resource_missing", "No such object: 'it'"),
+    "idempotency_key_in_use": (
+        409,
+        _BAD,
+        "idempotency_key_in_use",
+        "There is currently another in-progress request using this Idempotent Key (that probably means you submitted "
+        "twice, and the other request is still going through). Please try again later.",
+    ),
+    "external_dependency_failed": (
+        424,
+        _OWN,
+        "",
+        "The request couldn't be completed due to a failure in a dependency external to Stripe.",
+    ),
+    "rate_limit": (429, _BAD, "rate_limit", "Too many requests hit the API too quickly."),
+    "lock_timeout": (
+        429,
+        _BAD,
+        "lock_timeout",
+        "This object cannot be accessed right now because another API request or Stripe process is currently accessing "
+        "it. If you see this error intermittently, retry the request.",
+    ),
+    "api_error": (500, _OWN, "", "An unknown error occurred."),
+    "bad_gateway": (502, _OWN, "", "An unknown error occurred."),
+    "unavailable": (503, _OWN, "", "An unknown error occurred."),
+    "gateway_timeout": (504, _OWN, "", "An unknown error occurred."),
+}
+BY_STATUS = {
+    status: next(name for name, (known, *_) in FAULTS.items() if known == status)
+    for status in (400, 401, 403, 404, 409, 424, 429)
+} | {402: "declined"}
+
+
 class ControlError(Exception):
     """The side door could not do what it was asked; the message says why and what would work."""
 

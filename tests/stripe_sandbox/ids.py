@@ -28,6 +28,7 @@ _FORMS = {
     "test_helpers.test_clock": ("clock_1", 23),
     "payment_intent": ("pi_3", 23),
     "checkout.session": ("cs_test_", 58),
+    "payment_link": ("plink_1", 23),
     "item": ("li_1", 23),
     "billing_portal.session": ("bps_1", 23),
     "webhook_endpoint": ("we_1", 23),

@@ -1,28 +1,12 @@
-"""Paper: an invoice, its lines, its payment, and the three things that happen to it (drawn, failed, paid)."""
-
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Any
+"""Invoices: drawn up, paid, or not; the payment that each asks for, and the customer's balance that it uses."""
 
 from .ids import new_id
+from .paper import Charge as Charge
+from .paper import blank_invoice, charge_for, line_for
 from .periods import DAY
 from .shapes import list_of
 from .store import Obj
 from .world import World
-
-
-@dataclass(frozen=True)
-class Charge:
-    """What one line asks for: an item, for an interval, for an amount in minor units."""
-
-    item: Obj
-    start: int
-    end: int
-    amount: int
-    proration: bool = False
-
-    def plain(self) -> Obj:
-        return asdict(self)
 
 
 def written(
@@ -36,8 +20,8 @@ def written(
     invoice_id = new_id("invoice")
     total = sum(charge.amount for charge in charges)
     due = total + customer["balance"]
-    lines = [_line(charge, subscription, invoice_id) for charge in charges]
-    return _blank(invoice_id, customer, subscription, now) | {
+    lines = [line_for(charge, subscription, invoice_id) for charge in charges]
+    return blank_invoice(invoice_id, customer, subscription, now) | {
         "amount_due": max(0, due),
         "amount_remaining": max(0, due),
         "billing_reason": reason,
@@ -127,7 +111,7 @@ def collect(world: World, invoice: Obj, *, now: int, out_of_band: bool = False) 
             payment["status_transitions"]["paid_at"] = now
             intent = world.need("payment_intent", payment["payment"]["payment_intent"])
             intent |= {"status": "succeeded", "amount_received": due, "last_payment_error": None}
-            intent["latest_charge"] = world.put(_charge(intent, invoice, now=now))["id"]
+            intent["latest_charge"] = world.put(charge_for(intent, invoice, now=now))["id"]
             world.put(intent)
         world.put(payment)
     return world.put(invoice)
@@ -164,51 +148,6 @@ def subscription_of(invoice: Obj) -> str | None:
     details = (invoice["parent"] or {}).get("subscription_details") or {}
     found: str | None = details.get("subscription")
     return found
-
-
-def _line(charge: Charge, subscription: Obj, invoice_id: str) -> Obj:
-    item, price = charge.item, charge.item["price"]
-    name = price["nickname"] or price["lookup_key"] or price["id"]
-    each = f"{price['unit_amount'] / 100:.2f} {price['currency'].upper()}"
-    description = f"{item['quantity']} x {name} (at {each} / {price['recurring']['interval']})"
-    if charge.proration:
-        after = datetime.fromtimestamp(charge.start, UTC).strftime("%d %b %Y")
-        kind = "Unused" if charge.amount < 0 else "Remaining"
-        description = f"{kind} time on {item['quantity']} x {name} after {after}"
-    return {
-        "id": new_id("line_item"),
-        "object": "line_item",
-        "amount": charge.amount,
-        "currency": price["currency"],
-        "description": description,
-        "discount_amounts": [],
-        "discountable": True,
-        "discounts": [],
-        "invoice": invoice_id,
-        "livemode": False,
-        "metadata": {},
-        "parent": {
-            "invoice_item_details": None,
-            "subscription_item_details": {
-                "invoice_item": None,
-                "proration": charge.proration,
-                "proration_details": {"credited_items": None},
-                "subscription": subscription["id"],
-                "subscription_item": item["id"],
-            },
-            "type": "subscription_item_details",
-        },
-        "period": {"end": charge.end, "start": charge.start},
-        "pretax_credit_amounts": [],
-        "pricing": {
-            "price_details": {"price": price["id"], "product": price["product"]},
-            "type": "price_details",
-            "unit_amount_decimal": str(price["unit_amount"]),
-        },
-        "quantity": item["quantity"],
-        "subtotal": charge.amount,
-        "taxes": [],
-    }
 
 
 def _open_payment(world: World, invoice: Obj, *, now: int) -> None:
@@ -256,151 +195,3 @@ def _open_payment(world: World, invoice: Obj, *, now: int) -> None:
         }
     )
     invoice["_payments"] = [payment["id"]]
-
-
-def _charge(intent: Obj, invoice: Obj, *, now: int) -> Obj:
-    """The money that an intent took."""
-    return {
-        "id": new_id("charge"),
-        "object": "charge",
-        "amount": intent["amount"],
-        "amount_captured": intent["amount"],
-        "amount_refunded": 0,
-        "application": None,
-        "application_fee": None,
-        "application_fee_amount": None,
-        "balance_transaction": None,
-        "billing_details": {
-            "address": None,
-            "email": invoice["customer_email"],
-            "name": invoice["customer_name"],
-            "phone": None,
-            "tax_id": None,
-        },
-        "calculated_statement_descriptor": "STRIPE SANDBOX",
-        "captured": True,
-        "created": now,
-        "currency": intent["currency"],
-        "customer": intent["customer"],
-        "description": None,
-        "disputed": False,
-        "failure_balance_transaction": None,
-        "failure_code": None,
-        "failure_message": None,
-        "fraud_details": {},
-        "livemode": False,
-        "metadata": {},
-        "on_behalf_of": None,
-        "outcome": None,
-        "paid": True,
-        "payment_intent": intent["id"],
-        "payment_method": intent["payment_method"],
-        "payment_method_details": None,
-        "receipt_email": None,
-        "receipt_number": None,
-        "receipt_url": None,
-        "refunded": False,
-        "review": None,
-        "shipping": None,
-        "source_transfer": None,
-        "statement_descriptor": None,
-        "statement_descriptor_suffix": None,
-        "status": "succeeded",
-        "transfer_data": None,
-        "transfer_group": None,
-    }
-
-
-def _blank(invoice_id: str, customer: Obj, subscription: Obj, now: int) -> dict[str, Any]:
-    return {
-        "id": invoice_id,
-        "object": "invoice",
-        "account_country": "DE",
-        "account_name": "Stripe sandbox",
-        "account_tax_ids": None,
-        "amount_due": 0,
-        "amount_overpaid": 0,
-        "amount_paid": 0,
-        "amount_paid_off_stripe": 0,
-        "amount_remaining": 0,
-        "amount_shipping": 0,
-        "application": None,
-        "attempt_count": 0,
-        "attempted": False,
-        "auto_advance": True,
-        "automatic_tax": {
-            "disabled_reason": None,
-            "enabled": False,
-            "liability": None,
-            "provider": None,
-            "status": None,
-        },
-        "automatically_finalizes_at": None,
-        "billing_reason": "manual",
-        "collection_method": subscription["collection_method"],
-        "created": now,
-        "currency": subscription["currency"],
-        "custom_fields": None,
-        "customer": customer["id"],
-        "customer_account": None,
-        "customer_address": customer["address"],
-        "customer_email": customer["email"],
-        "customer_name": customer["name"],
-        "customer_phone": customer["phone"],
-        "customer_shipping": None,
-        "customer_tax_exempt": customer["tax_exempt"],
-        "customer_tax_ids": [],
-        "default_payment_method": None,
-        "default_source": None,
-        "default_tax_rates": [],
-        "description": None,
-        "discounts": [],
-        "due_date": None,
-        "effective_at": now,
-        "ending_balance": 0,
-        "footer": None,
-        "from_invoice": None,
-        "hosted_invoice_url": None,
-        "invoice_pdf": None,
-        "issuer": {"type": "self"},
-        "last_finalization_error": None,
-        "latest_revision": None,
-        "lines": list_of([], f"/v1/invoices/{invoice_id}/lines"),
-        "livemode": False,
-        "metadata": {},
-        "next_payment_attempt": None,
-        "number": None,
-        "on_behalf_of": None,
-        "parent": {
-            "quote_details": None,
-            "subscription_details": {"metadata": dict(subscription["metadata"]), "subscription": subscription["id"]},
-            "type": "subscription_details",
-        },
-        "payment_settings": {"default_mandate": None, "payment_method_options": None, "payment_method_types": None},
-        "period_end": now,
-        "period_start": now,
-        "post_payment_credit_notes_amount": 0,
-        "pre_payment_credit_notes_amount": 0,
-        "receipt_number": None,
-        "rendering": None,
-        "shipping_cost": None,
-        "shipping_details": None,
-        "starting_balance": 0,
-        "statement_descriptor": None,
-        "status": "open",
-        "status_transitions": {
-            "finalized_at": now,
-            "marked_uncollectible_at": None,
-            "paid_at": None,
-            "voided_at": None,
-        },
-        "subtotal": 0,
-        "subtotal_excluding_tax": 0,
-        "test_clock": subscription["test_clock"],
-        "total": 0,
-        "total_discount_amounts": [],
-        "total_excluding_tax": 0,
-        "total_pretax_credit_amounts": [],
-        "total_taxes": [],
-        "webhooks_delivered_at": now,
-    }

@@ -4,7 +4,10 @@ import random
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from .errors import ControlError
+from .errors import DECLINES, FAULTS, ControlError, named
+
+# Stripe says "up to three days with an exponential back-off"; seconds before each further attempt, 63 hours together
+STRIPE_RETRIES = tuple(3600.0 * 2**n for n in range(6))
 
 Span = float | tuple[float, float]  # seconds, or [least, most] to draw from
 
@@ -16,6 +19,7 @@ class Fault:
     path_prefix: str = "/v1/"
     method: str = ""
     status: int = 0  # 0: the true answer, after hanging perhaps
+    error: str = ""  # one of those Stripe documents, by name (``errors.FAULTS``, ``errors.DECLINES``), with its status
     times: int = 1
     body: str = "json"  # json | garbage | empty
     hang_seconds: float = 0.0
@@ -33,13 +37,17 @@ class Knobs:
     reorder: int = 0  # hold so many deliveries, then send them one by one in shuffled order
     drop: float = 0.0  # probability that a delivery is lost for good
     corrupt: float = 0.0  # probability that the signature of an attempt is wrong
-    retry: list[float] = field(default_factory=lambda: [0.5, 2.0, 5.0])  # seconds before each further attempt
+    # seconds before each further attempt; "stripe": as Stripe does live, for three days of the sandbox's own time
+    retry: list[float] | str = field(default_factory=lambda: [0.5, 2.0, 5.0])
     timestamp_offset: int = 0  # added to the t= of signatures
+    timestamp_clock: str = "real"  # real | sandbox: whose time that is
     workers: int = 8  # deliveries under way at once; 1 keeps them in order
     delivery_timeout_seconds: float = 10.0
     # API
     errors: list[Fault] = field(default_factory=list)
     latency_seconds: Span = 0.0
+    rate_limit_reads: int = 0  # GETs in any second; 0 is no limit. Stripe's own: 100 live, 25 in test mode
+    rate_limit_writes: int = 0  # and POSTs and DELETEs
     # policies of the account
     card: str = "ok"  # ok | declined | none, for customers whose metadata do not say
     after_dunning: str = "unpaid"  # unpaid | cancel | past_due
@@ -54,8 +62,10 @@ class Knobs:
 _WORDS: dict[Any, bool] = {True: True, False: False, "true": True, "false": False}  # forms have only words
 _CHOICES = {
     "card": ("ok", "declined", "none"),
+    "timestamp_clock": ("real", "sandbox"),
     "after_dunning": ("unpaid", "cancel", "past_due"),
     "body": ("json", "garbage", "empty"),
+    "error": ("", *FAULTS, *DECLINES),
 }
 
 
@@ -82,7 +92,10 @@ def _fault_from(given: Any) -> Fault:
     if not isinstance(given, dict) or set(given) - set(known):
         raise ControlError(f"a fault is an object with {', '.join(known)}", status=400)
     values = {name: _fit(name, known[name], value) for name, value in given.items()}
-    return Fault(**values)
+    fault = Fault(**values)
+    if fault.error:
+        fault.status = fault.status or named(fault.error).status
+    return fault
 
 
 def _fit(name: str, default: Any, value: Any) -> Any:
@@ -90,6 +103,8 @@ def _fit(name: str, default: Any, value: Any) -> Any:
         match name:
             case "delay_seconds" | "latency_seconds":
                 return _span(value)
+            case "retry" if value == "stripe":
+                return value
             case "retry":
                 return [float(pause) for pause in value]
             case "drop" | "corrupt":

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 from . import api, control, deadlines, pages
 from .api import Answer, Request
-from .errors import ControlError, StripeError
+from .errors import BY_STATUS, ControlError, StripeError, named
 from .forms import parse
 from .knobs import Fault, draw
 from .store import Store
@@ -54,6 +54,7 @@ class SandboxServer(ThreadingHTTPServer):
         while not self.stopping.wait(1.0):
             if self.world.knobs.auto_renew:
                 deadlines.tick(self.world, now=self.world.now())
+            self.world.deliveries.clock_moved(self.world.now())
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Callers that hang up are part of the tests, not of the log; our own defects are for the log."""
@@ -112,18 +113,11 @@ class Handler(BaseHTTPRequestHandler):
     def _api(self, path: str, query: str, body: str) -> None:
         began, world = time.monotonic(), self.server.world
         request = Request(self.command, path, query, body, dict(self.headers))
-        latency = draw(world.knobs.latency_seconds, world.dice)
-        if latency > 0:
-            self.server.stopping.wait(latency)
-        fault = self._claim_fault(path)
-        answer: Answer | None = None
-        if fault is None or fault.after or not (fault.status or fault.close):
-            answer = api.answer(world, request)
-        if fault is not None:
-            if fault.hang_seconds > 0:
-                self.server.stopping.wait(fault.hang_seconds)
-            gone = fault.close or self.server.stopping.is_set()
-            answer = None if gone else _faulty(fault) if fault.status else answer
+        fault: Fault | None = None
+        answer: Answer | None = self._too_many()
+        if answer is None:
+            with world.keys.claim(request.idempotency_key) as mine:
+                fault, answer = self._answer(request, path) if mine else (None, _refusal("idempotency_key_in_use"))
         world.requests.append(
             {
                 "at": round(time.time(), 3),
@@ -142,6 +136,31 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         self._send(answer.status, answer.body, headers=answer.headers)
+
+    def _answer(self, request: Request, path: str) -> tuple[Fault | None, Answer | None]:
+        """The fault that had the request, if one did, and the answer; None is a connection that breaks."""
+        world = self.server.world
+        latency = draw(world.knobs.latency_seconds, world.dice)
+        if latency > 0:
+            self.server.stopping.wait(latency)
+        fault = self._claim_fault(path)
+        answer: Answer | None = None
+        if fault is None or fault.after or not (fault.status or fault.close):
+            answer = api.answer(world, request)
+        if fault is not None:
+            if fault.hang_seconds > 0:
+                self.server.stopping.wait(fault.hang_seconds)
+            gone = fault.close or self.server.stopping.is_set()
+            answer = None if gone else _faulty(fault) if fault.status else answer
+        return fault, answer
+
+    def _too_many(self) -> Answer | None:
+        """The refusal of a request that goes over the account's rate."""
+        world, kind = self.server.world, "reads" if self.command == "GET" else "writes"
+        per_second = world.knobs.rate_limit_reads if kind == "reads" else world.knobs.rate_limit_writes
+        if world.rate.admits(kind, per_second=per_second):
+            return None
+        return _refusal("rate_limit", headers=(("Stripe-Rate-Limited-Reason", "global-rate"),))
 
     def _claim_fault(self, path: str) -> Fault | None:
         """The first fault that fits, used up by one if its times are counted."""
@@ -219,11 +238,13 @@ def _faulty(fault: Fault) -> Answer:
             return Answer(fault.status, b"", headers)
         case "garbage":
             return Answer(fault.status, b"<html><h1>upstream \xff\xfe went away", headers)
-    if fault.status == 429:
-        error = StripeError("Too many requests hit the API too quickly.", status=429, code="rate_limit")
-    else:
-        error = StripeError("An unknown error occurred.", status=fault.status, kind="api_error")
-    return Answer(fault.status, json.dumps(error.body()).encode(), headers)
+    name = fault.error or BY_STATUS.get(fault.status, "api_error")
+    return _refusal(name, status=fault.status, headers=headers)
+
+
+def _refusal(name: str, *, status: int = 0, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    error = named(name)
+    return Answer(status or error.status, json.dumps(error.body()).encode(), headers)
 
 
 def _params(request: Request) -> Any:

@@ -21,6 +21,7 @@ from .errors import ControlError
 from .ids import API_VERSION, new_id
 from .knobs import Knobs, knobs_from
 from .store import Obj, Store
+from .traffic import KeysInUse, RateLimit
 
 _NOBODY: Obj = {"id": None, "idempotency_key": None}
 
@@ -42,6 +43,7 @@ class World:
         self._depth = 0
         self._errands: list[Errand] = []
         self._aloud = True
+        self.rate, self.keys = RateLimit(), KeysInUse()
         self.agenda = Agenda()
         self._rethink()
         self.knobs, self.dice, self.clock_offset = Knobs(), random.Random(0), 0

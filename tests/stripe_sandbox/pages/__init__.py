@@ -1,7 +1,7 @@
 """The side door for people: one page to watch and press buttons on, and the pages that Stripe would host.
 
 =================  ===========================================================
-``home``           everything there is, its verbs, deliveries, knobs, time
+``home``           everything there is, deliveries, knobs, time; ``home_verbs`` what its buttons do
 ``knob_board``     the knobs in words
 ``checkout``       ``/checkout/cs_…``: buy, be declined, leave
 ``portal``         ``/portal/bps_…``: change, cancel, card, invoices; ``portal_verbs`` what its buttons do

@@ -34,7 +34,7 @@ def checkout_page(world: World, asked: Asked, session: Obj) -> Shown:
 
 
 def _pay(world: World, asked: Asked, session: Obj) -> Shown:
-    here, way, now = f"/checkout/{session['id']}", asked.given.get("way", ""), world.now()
+    here, way, now = f"/checkout/{session['id']}", asked.given.get("way", ""), world.time_of(session)
     if way not in _ways(session, now=now):
         raise ControlError("choose one of the ways to pay that the page shows", status=400)
     if not session["customer"]:
@@ -51,7 +51,7 @@ def _pay(world: World, asked: Asked, session: Obj) -> Shown:
 
 
 def _open(world: World, asked: Asked, session: Obj) -> str:
-    now, products = world.now(), world.store.all("product")
+    now, products = world.time_of(session), world.store.all("product")
     due, rows = due_today(session, now=now), []
     for line in session["_line_items"]:
         each = f"{money(line['price']['unit_amount'], line['currency'])} / {every(line['price']['recurring'])}"

@@ -1,20 +1,19 @@
 """The first page: everything there is, with its verbs; the deliveries, the knobs and the time."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from html import escape
 
-from .. import control
 from ..billing import OVER
+from ..clock_routes import KIND as CLOCK
 from ..errors import ControlError
 from ..invoices import unpaid_of
 from ..items import items_of
-from ..periods import add_interval
+from ..payments import CLOSED, charge_of
 from ..store import Obj
 from ..world import World
-from .asking import ask
-from .invoice import PAY_SAID, pay_invoice
-from .knob_board import knob_board, turn_knobs
+from .home_verbs import INTERVALS, SAID, VERBS
+from .knob_board import knob_board
 from .parts import (
     TONES,
     Asked,
@@ -44,92 +43,16 @@ _SECTIONS = {
     "deliveries": "Webhook deliveries",
     "over": "Start over",
 }
-_SAID = PAY_SAID | {
-    "turned": ("The knobs are turned.", "good"),
-    "rest": ("All knobs are at rest.", "good"),
-    "time": ("The time is set, and what fell due is done.", "good"),
-    "expired": ("The checkout is expired.", "good"),
-}
 
 
 def home_page(world: World, asked: Asked) -> Shown:
     if asked.method == "POST":
-        verb = _VERBS.get(asked.given.get("do", ""))
+        verb = VERBS.get(asked.given.get("do", ""))
         if verb is None:
             raise ControlError("there is no such button on this page", status=400)
         return go(verb(world, asked.given))
     with world.lock:
         return Shown(_home(world, asked))
-
-
-# the buttons; each answers where to go
-
-
-def _turn(world: World, given: Mapping[str, str]) -> str:
-    turn_knobs(world, given)
-    return "/?said=turned#knobs"
-
-
-def _rest(world: World, given: Mapping[str, str]) -> str:
-    world.turn({}, onto_present=False)
-    return "/?said=rest#knobs"
-
-
-def _advance(world: World, given: Mapping[str, str]) -> str:
-    now, interval = world.now(), given.get("interval", "")
-    if interval not in ("day", "month", "year"):
-        raise ControlError("the time goes on by a day, a month or a year", status=400)
-    return _set_clock(world, add_interval(now, interval, 1) - now)
-
-
-def _set_time(world: World, given: Mapping[str, str]) -> str:
-    try:
-        wanted = datetime.fromisoformat(given.get("at", ""))
-    except ValueError:
-        raise ControlError("a time looks like 2027-01-31T12:00", status=400) from None
-    if wanted.tzinfo is None:
-        wanted = wanted.replace(tzinfo=UTC)
-    return _set_clock(world, int(wanted.timestamp()) - world.now())
-
-
-def _real_time(world: World, given: Mapping[str, str]) -> str:
-    return _set_clock(world, -world.clock_offset)
-
-
-def _set_clock(world: World, step: int) -> str:
-    control.answer(world, "POST", "/clock", {"offset_seconds": world.clock_offset + step})
-    return "/?said=time#time"
-
-
-def _pay(world: World, given: Mapping[str, str]) -> str:
-    return f"/?said={pay_invoice(world, given.get('invoice', ''))}#invoices"
-
-
-def _expire(world: World, given: Mapping[str, str]) -> str:
-    ask(world, "POST", f"/v1/checkout/sessions/{given.get('session', '')}/expire")
-    return "/?said=expired#checkouts"
-
-
-def _open_portal(world: World, given: Mapping[str, str]) -> str:
-    made = ask(
-        world, "POST", "/v1/billing_portal/sessions", customer=given.get("customer", ""), return_url=world.base_url
-    )
-    return f"/portal/{made['id']}"
-
-
-_VERBS: dict[str, Callable[[World, Mapping[str, str]], str]] = {
-    "knobs": _turn,
-    "rest": _rest,
-    "advance": _advance,
-    "set_time": _set_time,
-    "real_time": _real_time,
-    "pay": _pay,
-    "expire": _expire,
-    "portal": _open_portal,
-}
-
-
-# the page
 
 
 def _home(world: World, asked: Asked) -> str:
@@ -154,7 +77,7 @@ goes, and the time is the real one again.</p>
         "Home",
         f"""<header><h1>Stripe sandbox</h1><p class="about">A stand-in for Stripe; no money moves. {target}
 <br>It is {moment(world.now())} UTC here{_ahead(world)}.</p><nav aria-label="Sections"><ul>{nav}</ul></nav></header>
-<main>{said(_SAID, asked)}{body}</main>""",
+<main>{said(SAID, asked)}{body}</main>""",
     )
 
 
@@ -249,18 +172,52 @@ def _invoices(world: World) -> str:
                 f'<a href="/invoice/{invoice["id"]}">{escape(invoice["number"])}</a><br>{moment(invoice["created"])}',
                 _who(world, invoice["customer"]),
                 money(invoice["total"], invoice["currency"]),
-                status(invoice["status"]) + waits,
-                _invoice_verbs(invoice),
+                status(invoice["status"]) + waits + _money_back(world, invoice),
+                _invoice_verbs(world, invoice),
             )
         )
     heads = ("Invoice", "Customer", "Total", "Status", "What happens")
     return table(heads, rows, caption="Invoices", empty="No invoices yet.") + _more(len(everything))
 
 
-def _invoice_verbs(invoice: Obj) -> str:
+def _charge(world: World, invoice: Obj) -> Obj | None:
+    try:
+        return charge_of(world, invoice) if invoice["status"] == "paid" else None
+    except ControlError:  # nothing was due, or it was paid past Stripe
+        return None
+
+
+def _money_back(world: World, invoice: Obj) -> str:
+    """What was given back of it, and whether the bank wants it back."""
+    charge, words = _charge(world, invoice), []
+    if charge and charge["amount_refunded"]:
+        words.append(f"refunded {money(charge['amount_refunded'], charge['currency'])}")
+    if charge and charge["disputed"]:
+        words += [f"dispute: {quarrel['status'].replace('_', ' ')}" for quarrel in _disputes(world, charge)]
+    return "".join(f"<br>{word}" for word in words)
+
+
+def _disputes(world: World, charge: Obj) -> list[Obj]:
+    return [quarrel for quarrel in world.store.all("dispute").values() if quarrel["charge"] == charge["id"]]
+
+
+def _invoice_verbs(world: World, invoice: Obj) -> str:
+    about, back = invoice["number"], "/#invoices"
     if invoice["status"] == "open":
-        return button("/", "Pay", about=invoice["number"], do="pay", invoice=invoice["id"])
-    return ""
+        return button("/", "Pay", about=about, do="pay", invoice=invoice["id"])
+    charge = _charge(world, invoice)
+    if charge is None:
+        return ""
+    shown = ""
+    if charge["amount_refunded"] < charge["amount"] and not charge["disputed"]:
+        shown += button("/", "Refund", about=about, do="refund", charge=charge["id"])
+        shown += button(f"/_sandbox/invoices/{invoice['id']}/dispute", "The bank disputes it", about=about, back=back)
+    for quarrel in _disputes(world, charge):
+        if quarrel["status"] not in CLOSED:
+            door = f"/_sandbox/disputes/{quarrel['id']}/close"
+            shown += button(door, "Dispute won", about=about, back=back, status="won")
+            shown += button(door, "Dispute lost", about=about, back=back, status="lost")
+    return shown
 
 
 def _deliveries(world: World) -> str:
@@ -288,9 +245,7 @@ def _deliveries(world: World) -> str:
 
 
 def _time(world: World) -> str:
-    steps = "".join(
-        button("/", f"On by 1 {interval}", do="advance", interval=interval) for interval in ("day", "month", "year")
-    )
+    steps = "".join(button("/", f"On by 1 {interval}", do="advance", interval=interval) for interval in INTERVALS)
     still = "" if world.knobs.auto_renew else "<p>The clock does not bill: a knob says so.</p>"
     now = f"{datetime.fromtimestamp(world.now(), UTC):%Y-%m-%dT%H:%M}"
     real = button("/", "Back to the real time", do="real_time") if world.clock_offset else ""
@@ -298,7 +253,23 @@ def _time(world: World) -> str:
 <p>{steps}</p>
 <form method="post" action="/" class="row"><input type="hidden" name="do" value="set_time">
 <div class="field"><label for="at">Set the time (UTC)</label>
-<input id="at" name="at" type="datetime-local" required value="{now}"></div><button>Set</button></form>{real}"""
+<input id="at" name="at" type="datetime-local" required value="{now}"></div><button>Set</button></form>
+{real}{_test_clocks(world)}"""
+
+
+def _test_clocks(world: World) -> str:
+    """Customers on a test clock live in its time, not in the one above."""
+    rows = []
+    for clock in _newest(world.store.all(CLOCK)):
+        name = clock["name"] or clock["id"]
+        own = [c for c in world.store.all("customer").values() if c.get("test_clock") == clock["id"]]
+        steps = "".join(
+            button("/", f"On by 1 {interval}", about=name, do="advance_clock", clock=clock["id"], interval=interval)
+            for interval in INTERVALS
+        )
+        rows.append((escape(name), moment(clock["frozen_time"]), "<br>".join(map(name_of, own)), steps))
+    heads = ("Test clock", "Its time", "Customers", "What happens")
+    return f"<h3>Test clocks</h3>{table(heads, rows, caption='Test clocks', empty='')}" if rows else ""
 
 
 def _newest(objects: dict[str, Obj]) -> list[Obj]:

@@ -24,6 +24,7 @@ class Dial:
 
 
 _SHARE = 'type="number" min="0" max="1" step="any"'
+_RETRIES = 'type="text" pattern="stripe|[0-9., ]+"'
 _SPAN = 'type="text" inputmode="decimal" pattern="[0-9., ]+"'
 _GROUPS: tuple[tuple[str, tuple[Dial, ...]], ...] = (
     (
@@ -38,6 +39,7 @@ _GROUPS: tuple[tuple[str, tuple[Dial, ...]], ...] = (
             Dial("duplicate", "Duplicate", "How many times each one is sent.", kind='type="number" min="1" max="64"'),
             Dial("delay_seconds", "Delay", "Seconds before each; 1, 5 draws one between.", kind=_SPAN),
             Dial("reorder", "Reorder", "So many are gathered and sent shuffled; 0 keeps the order."),
+            Dial("retry", "Retries", "Seconds before each, or: stripe (three days, in its time).", kind=_RETRIES),
             Dial("drop", "Drop", "Share lost for good, 0 to 1.", kind=_SHARE),
             Dial("corrupt", "Corrupt", "Share with a wrong signature, 0 to 1.", kind=_SHARE),
             Dial(
@@ -53,6 +55,8 @@ _GROUPS: tuple[tuple[str, tuple[Dial, ...]], ...] = (
         (
             Dial(_DOWN, "Answers", "Down: 503 for every request.", (("up", "up"), ("down", "down: 503"))),
             Dial("latency_seconds", "Slow", "Seconds before each answer; 1, 5 draws one between.", kind=_SPAN),
+            Dial("rate_limit_reads", "Read limit", "GETs in any second, then 429; 0 is no limit."),
+            Dial("rate_limit_writes", "Write limit", "POSTs and DELETEs in any second; 0 is no limit."),
         ),
     ),
     (
@@ -98,6 +102,8 @@ def turn_knobs(world: World, given: Mapping[str, str]) -> None:
     if _DOWN in given:
         others = [asdict(fault) for fault in world.knobs.errors if fault != API_DOWN]
         changes["errors"] = others + ([asdict(API_DOWN)] if given[_DOWN] == "down" else [])
+    if changes.get("retry", "stripe") != "stripe":
+        changes["retry"] = changes["retry"].replace(",", " ").split()
     if _DAYS in given:
         try:
             changes["dunning_seconds"] = round(float(given[_DAYS]) * DAY)

@@ -186,7 +186,7 @@ def _review(world: World, here: str, customer: Obj, given: Mapping[str, str]) ->
     if wanted.is_none:
         return notice(SAID["same"][0])
     item, price = wanted.item, wanted.price
-    name, now = escape(price_name(price, world.store.all("product"))), world.now()
+    name, now = escape(price_name(price, world.store.all("product"))), world.time_of(wanted.subscription)
     each = f"{money(price['unit_amount'], price['currency'])} / {every(price['recurring'])}"
     if wanted.at_period_end:
         cost = f"<p>Nothing is due today. It changes on {day(item['current_period_end'])}.</p>"

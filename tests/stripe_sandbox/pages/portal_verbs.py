@@ -188,7 +188,7 @@ def planned_for(world: World, subscription: Obj) -> dict[str, Obj]:
     if schedule is None or schedule["current_phase"] is None:
         return {}
     following = (p for p in schedule["phases"] if p["start_date"] == schedule["current_phase"]["end_date"])
-    coming = next(following, {"items": []})["items"]
+    coming: list[Obj] = next(following, {"items": []})["items"]
     items = items_of(subscription)
     if len(coming) != len(items):
         return {}
