@@ -332,7 +332,7 @@ def test_a_renewal_that_nobody_told_of_is_asked_about_while_its_term_settles(str
     stripe.clock(int(ahead.total_seconds()))
     assert reconcile.ask_about_settling(hand(ahead=ahead - timedelta(hours=2))) == 0
     assert reconcile.ask_about_settling(hand(ahead=ahead, source="settling")) == 1
-    assert ours(sub).audit.latest("pk").action in ("renewed", "started")
+    assert ours(sub).audit.latest("pk").action == "renewed"
     assert reconcile.ask_about_settling(hand(ahead=ahead, source="settling")) == 0
 
 
@@ -347,3 +347,18 @@ def test_what_staff_dismissed_comes_back_only_when_it_is_another_difference(stri
     stripe.pay(sub["id"])
     reconciled(repairs=False)
     assert kinds() == ["PERIOD"]
+
+
+@pytest.mark.parametrize("page", [100, 1])
+def test_an_addon_that_is_listed_before_its_main_is_brought_here_by_the_same_run(
+    stripe: Sandbox, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    pages_of(page, monkeypatch)
+    tenant = TenantFactory.create()
+    main = bought_at_stripe(stripe, tenant=tenant)
+    end = main["items"]["data"][0]["current_period_end"]
+    addon = PlanPriceFactory.create(plan=selling({"basic": 1}, Type.ADDON))
+    bought_at_stripe(stripe, tenant=tenant, price=addon, billing_cycle_anchor=end, proration_behavior="none")
+    reconciled()
+    assert sorted(Subscription.objects.values_list("type", flat=True)) == ["ADDON", "MAIN"]
+    assert kinds() == []
