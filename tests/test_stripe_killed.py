@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -134,7 +135,7 @@ class YearsOfProcesses(Years):
 
     def registers(self, *devices: str) -> None:
         for device in devices:
-            self.patiently(lambda device=device: Years.registers(self, device))
+            self.patiently(partial(Years.registers, self, device))
 
     def card(self, card: str) -> None:
         self.patiently(lambda: Years.card(self, card))
