@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from django.db import connection
-from django.utils import timezone
 
 from billing_site.local import ports
 from billing_site.local.process import Process, wait_until
@@ -201,5 +200,5 @@ def test_whatever_is_killed_in_two_years_the_state_here_is_stripes_at_every_quie
                 assert len(list(two_years(life))) == 15
             print(f"killed: {sorted((part, killer.killed.count(part)) for part in {*killer.killed})}")
             assert len(set(killer.killed)) == 5
+            connection.close()  # it may have been cut
             assert broken() == []
-            assert timezone.now() > tenant.created_at + timedelta(days=700)
