@@ -12,6 +12,7 @@ from tests.stripe_sandbox_cast import api as api
 from tests.stripe_sandbox_cast import receiver as receiver
 from tests.stripe_sandbox_cast import running as running
 from tests.stripe_sandbox_cast import sandbox as sandbox
+from tests.stripe_spec import validate_request
 
 
 @pytest.fixture(scope="session")
@@ -58,4 +59,8 @@ def stripe(stripe_process: Sandbox, settings: Any) -> Iterator[Sandbox]:
     settings.STRIPE_API_BASE = stripe_process.url
     settings.STRIPE_SECRET_KEY = stripe_process.api_key
     yield stripe_process
+    asked = stripe_process.requests()
     stripe_process.reset()
+    for request in asked:  # whatever it was answered: what we send is what Stripe publishes
+        if request["user_agent"].startswith("Stripe/v1 PythonBindings"):
+            validate_request(request["method"], request["path"], request["params"])

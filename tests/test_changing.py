@@ -24,6 +24,7 @@ from tests.test_api import problem
 from tests.test_limits import held_by, parked
 from tests.test_slots import used
 from webhooks import changing
+from webhooks.catalogue import customer_of
 from webhooks.changing import By, Wish
 from webhooks.models import StripeLink, StripePrice, Telling
 from webhooks.stripe_api import StripeRefused
@@ -428,6 +429,18 @@ def test_engineers_and_others_change_nothing(verb: str, shop: Shop, s: Subscript
         assert ask(stranger, s, verb).status_code == 404
         assert ask(Client(), s, verb).status_code == 401
     assert len(shop.stripe.requests()) == before
+
+
+WHO_CANNOT_PAY = {"declined": "card_declined", "none": "no_payment_method", "requires_action": "payment_needs_confirmation"}
+
+
+@pytest.mark.parametrize(("card", "code"), WHO_CANNOT_PAY.items())
+def test_who_cannot_pay_for_more_is_told_why_and_nothing_changes(
+    card: str, code: str, shop: Shop, s: Subscription, owner: Client
+) -> None:
+    shop.stripe.api("POST", f"/v1/customers/{customer_of(s.tenant)}", metadata={"card": card})
+    with nothing_changes():
+        assert problem(ask(owner, s, "change", quantity=5)) == (402, code)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -41,6 +41,7 @@ DOCUMENTED: dict[str, tuple[int, str]] = {
     "api_key_expired": KEY,
     "more_permissions_required": KEY,
     "resource_missing": REFUSED,
+    "no_payment_source": (402, "no_payment_method"),
     "idempotency_key_in_use": CONFLICT,
     "external_dependency_failed": SILENT,
     "rate_limit": BUSY,
@@ -50,6 +51,7 @@ DOCUMENTED: dict[str, tuple[int, str]] = {
     "unavailable": SILENT,
     "gateway_timeout": SILENT,
     **{name: (402, code) for name, (code, *_) in DECLINES.items()},
+    "requires_action": (402, "payment_needs_confirmation"),
 }
 PLACES = ("/v1/prices", "/v1/customers", "/v1/customers/", "/v1/checkout/sessions")  # in the order that they are asked
 TRIED_AGAIN = {"idempotency_key_in_use"}  # by us, once

@@ -51,6 +51,18 @@ class CustomerGone(DomainError):
     code, http_status = "stripe_customer_gone", 409
 
 
+class PaymentNeedsCustomer(DomainError):
+    """The bank wants the customer to confirm this payment: confirm it where cards and invoices are looked after."""
+
+    code, http_status = "payment_needs_confirmation", 402
+
+
+class NoPaymentMethod(DomainError):
+    """There is no card or account on file to pay with: add one where cards and invoices are looked after."""
+
+    code, http_status = "no_payment_method", 402
+
+
 class StripeConflict(DomainError):
     """The same is being asked of Stripe at this moment. Try again in a moment."""
 
@@ -63,12 +75,15 @@ class StripeSaidNo(DomainError):
     code, http_status = "stripe_refused", 502
 
 
+TO_BE_CONFIRMED = ("subscription_payment_intent_requires_action", "authentication_required")
 When = Callable[[StripeError, Said], bool]
 RULES: tuple[tuple[type[DomainError], When], ...] = (  # the first one that is so
     (StripeNotConfigured, lambda error, said: error.code == "stripe_not_configured"),
     (StripeBusy, lambda error, said: said.http_status == 429 or said.code in ("rate_limit", "lock_timeout")),
     (StripeKeyRefused, lambda error, said: said.http_status in (401, 403)),
+    (PaymentNeedsCustomer, lambda error, said: said.code in TO_BE_CONFIRMED),
     (PaymentRefused, lambda error, said: said.http_status == 402 or said.type == "card_error"),
+    (NoPaymentMethod, lambda error, said: (said.http_status, said.code, said.param) == (400, "resource_missing", "")),
     (CustomerGone, lambda error, said: said.code == "resource_missing" and said.param == "customer"),
     (StripeConflict, lambda error, said: said.http_status == 409 or said.type == "idempotency_error"),
     (StripeSaidNo, lambda error, said: isinstance(error, StripeRefused)),

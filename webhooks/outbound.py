@@ -21,7 +21,7 @@ from djstripe.models import Customer
 from subscriptions.audit import CLOCK, Actor
 from subscriptions.errors import DomainError
 from subscriptions.models import Subscription, Tenant
-from subscriptions.states import Status
+from subscriptions.states import EndReason, Status
 from webhooks import catalogue, stripe_api, truth
 from webhooks.inbox import JITTER, MOST_ATTEMPTS, RETRY_SECONDS
 from webhooks.models import Checkout, StripePrice, Telling
@@ -271,7 +271,19 @@ def difference(aspect: Telling.Aspect, ours: Subscription, theirs: dict[str, Any
 
 
 def _end(ours: Subscription, theirs: dict[str, Any], now: datetime) -> Say | None:
-    return Say(is_the_end=True) if ours.status == Status.EXPIRED else None
+    """What the clock ended because no payment came is not ended there while it is paid: news of that were lost, and who
+    pays keeps what was paid for until a person has looked.
+    """
+    if ours.status != Status.EXPIRED:
+        return None
+    if ours.end_reason == EndReason.SUSPENSION_OVER and _is_paid(theirs, now):
+        raise CannotBeTold("paid_at_stripe", f"The clock ended {ours.number}, and at Stripe it is paid.")
+    return Say(is_the_end=True)
+
+
+def _is_paid(theirs: dict[str, Any], now: datetime) -> bool:
+    state = wanted(theirs)
+    return state.status == Status.ACTIVE and any(state.term(item)[1] > now for item in state.items)
 
 
 def _term_end(ours: Subscription, theirs: dict[str, Any], now: datetime) -> Say | None:

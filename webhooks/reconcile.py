@@ -4,6 +4,7 @@ One row of Reconciliation is a run. It keeps how far it has come after every pag
 there; whoever compares holds its lease. Reads are spaced (`pace`), and no transaction is open while Stripe is asked.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
@@ -18,8 +19,11 @@ from webhooks import money, stripe_api
 from webhooks.comparing import GONE, NO_SUCH, NOT_APPLIED, By, Found, ask_and_apply, compare, read_state, record
 from webhooks.here import Said
 from webhooks.models import Drift, Reconciliation, StripeLink
-from webhooks.stripe_api import StripeRefused, StripeUnavailable
+from webhooks.stripe_api import StripeError, StripeRefused, StripeUnavailable
 
+log = logging.getLogger(__name__)
+
+FORBIDDEN = (401, 403)
 LEASE = timedelta(minutes=5)  # a page of a hundred that all differ, at the slowest sensible pace
 EXPANDED = ["data.latest_invoice", "data.schedule"]
 ONE_BY_ONE = 25  # links asked about between two looks at the clock
@@ -144,9 +148,16 @@ def _ours(run: Reconciliation, by: By) -> Page:
 
 
 def _money(run: Reconciliation, by: By) -> Page:
+    """A key that may not see refunds or disputes keeps nobody from being compared: the run ends without them."""
     before = Reconciliation.objects.filter(finished_at__isnull=False).order_by("-pk").first()
     since = before.started_at - money.OVERLAP if before else run.started_at - money.FIRST
-    found, run.cursor = money.page(run.cursor, since, by)
+    try:
+        found, run.cursor = money.page(run.cursor, since, by)
+    except StripeError as error:
+        if isinstance(error, StripeUnavailable) and error.said.http_status not in FORBIDDEN:
+            raise
+        log.error("Refunds and disputes cannot be read: %s %s", error.code, error.detail)
+        found, run.cursor = [], ""
     if not run.cursor:
         run.phase = Phase.DONE
     return found, []

@@ -55,6 +55,11 @@ DECLINES = {
     "do_not_honor": ("card_declined", "do_not_honor", "Your card was declined."),
     "expired_card": ("expired_card", "expired_card", "Your card has expired."),
     "incorrect_cvc": ("incorrect_cvc", "incorrect_cvc", "Your card's security code is incorrect."),
+    "requires_action": (
+        "subscription_payment_intent_requires_action",
+        "authentication_required",
+        "Payment for this subscription requires additional user action before it can be completed successfully.",
+    ),
     "processing_error": (
         "processing_error",
         "processing_error",
@@ -94,6 +99,7 @@ FAULTS = {
         "The provided key 'rk_test_****************dbox' does not have the required permissions for this endpoint.",
     ),
     "resource_missing": (404, _BAD, "resource_missing", "No such object: 'it'"),
+    "no_payment_source": (400, _BAD, "resource_missing", "This customer has no attached payment source."),
     "idempotency_key_in_use": (
         409,
         _BAD,

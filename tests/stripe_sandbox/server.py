@@ -126,6 +126,7 @@ class Handler(BaseHTTPRequestHandler):
                 "params": _params(request),
                 "idempotency_key": request.header("Idempotency-Key") or None,
                 "stripe_version": request.header("Stripe-Version") or None,
+                "user_agent": request.header("User-Agent"),
                 "status": answer.status if answer else None,
                 "fault": fault is not None,
                 "seconds": round(time.monotonic() - began, 4),
