@@ -268,6 +268,34 @@ def test_a_term_that_is_owed_is_not_paid_by_changing_something(said: dict[str, A
     done(ask(owner, s, "change", **said))
 
 
+@pytest.mark.parametrize("said", [{"quantity": 9}, {"plan": "small"}, {"interval": "year"}])
+def test_while_nobody_pays_nothing_is_bought(said: dict[str, Any], shop: Shop, s: Subscription, owner: Client) -> None:
+    """Its invoice would be void, and to buy less again would give back what was never paid."""
+    done(ask(owner, s, "pause"))
+    before = at_stripe(shop.stripe, s)
+    with nothing_changes():
+        for verb in ("change", "change/preview"):
+            assert problem(ask(owner, s, verb, **said)) == (409, "paused")
+    assert at_stripe(shop.stripe, s) == before
+    assert done(ask(owner, s, "resume"))["status"] == "ACTIVE"
+    done(ask(owner, s, "change", **said))
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+@pytest.mark.parametrize(
+    "strange", [{"status": "asleep"}, {"items": {"data": []}}, {"items": None}, {"cancel_at": "x"}]
+)
+def test_stripe_is_told_nothing_of_what_is_not_understood(
+    strange: dict[str, Any], shop: Shop, s: Subscription, owner: Client
+) -> None:
+    shop.stripe.override(link_of(s), strange)
+    before = len(shop.stripe.requests())
+    with nothing_changes():
+        for verb in VERBS:
+            assert ask(owner, s, verb).status_code == 409
+    assert changes_at_stripe(shop, before) == []
+
+
 def test_who_buys_more_and_then_less_gets_nothing_back_that_was_never_paid(shop: Shop, s: Subscription) -> None:
     """An hour of what was previewed is not an hour before it was bought."""
     later = timezone.now() + timedelta(hours=2)

@@ -37,7 +37,7 @@ from webhooks import stripe_api, telling, truth
 from webhooks.catalogue import price_at_stripe, price_of_pack
 from webhooks.errors import EndsWithTerm, HeldByStaff, NoSuchPack, NoSuchPrice
 from webhooks.models import StripeLink, StripePrice, Telling
-from webhooks.stripe_state import Unmappable, owes, stripe_id
+from webhooks.stripe_state import Unmappable, owes, stripe_id, wanted
 
 Aspect = Telling.Aspect
 OVER: Final = ("canceled", "incomplete_expired")  # statuses of Stripe's
@@ -74,6 +74,12 @@ class PaymentOwed(DomainError):
     """The present term is not paid yet: pay that first, by renewing it."""
 
     code, http_status = "payment_owed", 409
+
+
+class IsPaused(DomainError):
+    """It is paused: resume it first, or change it when its term ends."""
+
+    code, http_status = "paused", 409
 
 
 class PreviewTooOld(DomainError):
@@ -249,7 +255,7 @@ def change(
     """Buy something else: now, with what it costs more for the rest of the period paid at once, or when the term ends.
     A change that is asked for takes the place of one that is scheduled; asking for what there is drops that one.
 
-    Raises NotBilledByStripe, NoSuchPrice, NoSuchPack, InvalidPlan, CurrencyStays, PaymentOwed,
+    Raises NotBilledByStripe, NoSuchPrice, NoSuchPack, InvalidPlan, CurrencyStays, IsPaused, PaymentOwed,
     PreviewTooOld, DevicesWouldBeParked unless that is confirmed, EndsWithTerm for a later change of what ends then,
     IllegalTransition for one of a trial.
     """
@@ -396,6 +402,8 @@ def _order(subscription: Subscription, wish: Wish, when: When, by: By) -> _Order
     state = _going_on(billed, by)
     present, bought = _bought(state)
     target = _target(subscription, bought, wish)
+    if when is When.NOW and target != bought and state.get("pause_collection"):  # nobody would pay, and credit is real
+        raise IsPaused
     if when is When.NOW and target != bought and owes(state):  # to pay for a change must not pay for the term
         raise PaymentOwed
     if when is When.TERM_END and _is_last_period(state):
@@ -534,7 +542,11 @@ class _Billed:
     ticket: int
 
     def state(self) -> dict[str, Any]:
-        return stripe_api.fetch_subscription(self.link_id)
+        """As it is at Stripe, which is told nothing of what is not understood here. Raises Unmappable."""
+        found = stripe_api.fetch_subscription(self.link_id)
+        if not wanted(found).items:
+            raise Unmappable("nothing_bought", "At Stripe it has no items.")
+        return found
 
     def tell(self, verb: str, by: By, call: Call, *, of: str = "", **said: Any) -> dict[str, Any]:
         """One call to Stripe that two clicks make once. A refusal is not the answer to the next try as well: the card
