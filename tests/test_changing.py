@@ -85,7 +85,10 @@ def test_a_cancellation_at_term_end_is_stripes_and_ours_at_once_and_undone_the_s
     assert at_stripe(shop.stripe, s)["cancel_at_period_end"] is True
     assert_equal_to_stripe(shop.stripe, s)
     entry = s.audit.get(action=Action.CANCEL_SCHEDULED)
-    assert (entry.actor, entry.source_id) == (f"member:{Member.objects.get().pk}", entry.request_id)
+    assert (entry.actor, entry.source_id) == (
+        f"member:{Member.objects.get().pk}",
+        f"{entry.request_id}~{StripeLink.objects.get().ticket}",
+    )
     assert done(ask(owner, s, "resume"))["cancel_at_term_end"] is False
     assert at_stripe(shop.stripe, s)["cancel_at"] is None
     assert_equal_to_stripe(shop.stripe, s)
@@ -242,6 +245,77 @@ def test_a_double_click_changes_once(key: str, shop: Shop, s: Subscription, owne
     assert s.audit.filter(action=Action.QUANTITY_CHANGED).count() == 1
 
 
+def test_a_key_that_is_used_for_something_else_changes_that_here_too(
+    shop: Shop, s: Subscription, owner: Client
+) -> None:
+    for quantity in (3, 5, 2):
+        assert done(ask(owner, s, "change", key="same", quantity=quantity))["quantity"] == quantity
+        assert_equal_to_stripe(shop.stripe, s)
+
+
+@pytest.mark.parametrize("said", [{"quantity": 1}, {"quantity": 3}, {"packs": {"more": 1}}, {"interval": "year"}])
+def test_a_term_that_is_owed_is_not_paid_by_changing_something(said: dict[str, Any], shop: Shop) -> None:
+    s = shop.buys()
+    owner = owner_of(s.tenant)
+    done(ask(owner, s, "change", quantity=2))
+    shop.stripe.fail(link_of(s))
+    bring(link_of(s), now=s.term_end + timedelta(hours=1))
+    before = at_stripe(shop.stripe, s)
+    with nothing_changes():
+        for verb in ("change", "change/preview"):
+            assert problem(ask(owner, s, verb, **said)) == (409, "payment_owed")
+    assert at_stripe(shop.stripe, s) == before
+    shop.stripe.pay(link_of(s))
+    done(ask(owner, s, "change", **said))
+
+
+@pytest.mark.parametrize("said", [{"quantity": 9}, {"plan": "small"}, {"interval": "year"}])
+def test_while_nobody_pays_nothing_is_bought(said: dict[str, Any], shop: Shop, s: Subscription, owner: Client) -> None:
+    """Its invoice would be void, and to buy less again would give back what was never paid."""
+    done(ask(owner, s, "pause"))
+    before = at_stripe(shop.stripe, s)
+    with nothing_changes():
+        for verb in ("change", "change/preview"):
+            assert problem(ask(owner, s, verb, **said)) == (409, "paused")
+    assert at_stripe(shop.stripe, s) == before
+    assert done(ask(owner, s, "resume"))["status"] == "ACTIVE"
+    done(ask(owner, s, "change", **said))
+    assert_equal_to_stripe(shop.stripe, s)
+
+
+@pytest.mark.parametrize(
+    "strange", [{"status": "asleep"}, {"items": {"data": []}}, {"items": None}, {"cancel_at": "x"}]
+)
+def test_stripe_is_told_nothing_of_what_is_not_understood(
+    strange: dict[str, Any], shop: Shop, s: Subscription, owner: Client
+) -> None:
+    shop.stripe.override(link_of(s), strange)
+    before = len(shop.stripe.requests())
+    with nothing_changes():
+        for verb in VERBS:
+            assert ask(owner, s, verb).status_code == 409
+    assert changes_at_stripe(shop, before) == []
+
+
+def test_who_buys_more_and_then_less_gets_nothing_back_that_was_never_paid(shop: Shop, s: Subscription) -> None:
+    """An hour of what was previewed is not an hour before it was bought."""
+    later = timezone.now() + timedelta(hours=2)
+    shop.stripe.clock(2 * 3600)
+    by = By(Actor.api_key(3), lambda: later)
+    in_a_moment, long_ago = (int((later + t).timestamp()) for t in (timedelta(seconds=50), timedelta(minutes=-50)))
+    changing.change(s, wish=Wish(quantity=9), proration_date=in_a_moment, by=by)
+    for date in (long_ago, in_a_moment - 1):
+        for verb in (changing.change, changing.preview):
+            with nothing_changes(), pytest.raises(changing.PreviewTooOld):
+                verb(s, wish=Wish(quantity=1), proration_date=date, by=by)
+    shown = changing.preview(s, wish=Wish(quantity=1), by=by)
+    assert shown.proration_date == in_a_moment
+    changing.change(s, wish=Wish(quantity=1), proration_date=in_a_moment, by=by)
+    paper = shop.stripe.api("GET", "/v1/invoices", limit=2)["data"]
+    assert sum(invoice["total"] for invoice in paper) == 0
+    assert_equal_to_stripe(shop.stripe, s)
+
+
 def test_a_smaller_plan_asks_before_it_parks_and_parks_the_newest(shop: Shop, s: Subscription, owner: Client) -> None:
     fill(s, "a", "b", "c")
     assert done(ask(owner, s, "change/preview", plan="small"))["devices_to_park"] == 2
@@ -319,6 +393,9 @@ def test_an_interval_takes_packs_of_its_own(shop: Shop, s: Subscription, owner: 
         ({"currency": "USD"}, 400, "currency_stays"),
         ({"quantity": 0}, 400, "invalid"),
         ({"quantity": 100_001}, 400, "invalid"),
+        ({"quantity": "2"}, 400, "invalid"),
+        ({"quantity": 2.0}, 400, "invalid"),
+        ({"packs": {"more": True}}, 400, "invalid"),
         ({"packs": {"more": -1}}, 400, "invalid"),
         ({"price": "price_1"}, 400, "invalid"),
         ({"quantity": 2, "proration_date": 1}, 409, "preview_too_old"),

@@ -203,6 +203,8 @@ def test_slot_packs_are_bought_beside_a_plan(owner: Client, stripe: Sandbox) -> 
         ({"packs": {"nothing": 1}}, 400, "no_such_pack"),
         ({"packs": {"yearly": 0}}, 400, "invalid"),
         ({"packs": ["yearly"]}, 400, "invalid"),
+        ({"packs": {"a\x00": 1}}, 400, "invalid"),
+        ({"packs": {"a\ud800": 1}}, 400, "invalid"),
         ({"packs": {str(n): 1 for n in range(20)}}, 400, "invalid"),
         ({"interval": "day"}, 400, "invalid"),
         ({"plan": None}, 400, "invalid"),

@@ -1,19 +1,24 @@
 """One open checkout per intent: whatever is clicked, and whoever is killed half way, one page can be paid."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.utils import timezone
 
+from billing_site.verbs import close_tenant
+from subscriptions.errors import TenantClosed
 from subscriptions.models import Subscription, Tenant
 from subscriptions.states import Status, Type
-from tests.builders import TenantFactory, subscription
+from tests.builders import ALICE, TenantFactory, subscription
 from tests.buying import ADDON, RENEW, asks, buys, customers, made, open_sessions, returns, session_of, signs_in, sold
 from tests.stripe_sandbox.client import Sandbox
 from tests.test_api import problem
+from webhooks import outbound
+from webhooks.checkout import Ways, buy
 from webhooks.models import Checkout
+from webhooks.offers import Order
 
 pytestmark = pytest.mark.django_db
 
@@ -159,6 +164,37 @@ def test_a_row_that_stripe_refuses_to_finish_is_followed_by_a_new_one(owner: Cli
     page = session_of(buys(owner))
     assert open_sessions(stripe) == [page]
     assert states() == ["EXPIRED", "OPEN"]
+
+
+@pytest.mark.parametrize("state", ["OPEN", "COMPLETE"])
+def test_a_page_that_stripe_no_longer_knows_is_in_nobodys_way(state: str, owner: Client, stripe: Sandbox) -> None:
+    """It was another account's, say."""
+    session_of(buys(owner))
+    Checkout.objects.update(session_id="cs_test_of_another_account", state=state)
+    session_of(buys(owner))
+    assert states() == ["EXPIRED" if state == "OPEN" else state, "OPEN"]
+
+
+def test_a_page_that_is_being_made_while_the_tenant_is_closed_is_told_to_nobody(
+    acme: Tenant, owner: Client, stripe: Sandbox
+) -> None:
+    session_of(buys(owner))
+    killed_before_the_answer(stripe)
+    close_tenant(acme.pk, actor=ALICE, now=timezone.now(), reason="left")
+    assert [*outbound.deliver(now=timezone.now)]
+    assert states() == ["EXPIRED"]
+
+
+def test_a_tenant_that_is_closed_while_it_clicks_is_sent_nowhere(acme: Tenant, owner: Client, stripe: Sandbox) -> None:
+    def now() -> datetime:
+        """Asked for when the checkout is written."""
+        close_tenant(acme.pk, actor=ALICE, now=timezone.now(), reason="left")
+        return timezone.now()
+
+    ways = Ways("https://a.example/", "", "https://a.example/")
+    with pytest.raises(TenantClosed):
+        buy(acme, Order("fleet"), ways, actor=ALICE, now=now)
+    assert (states(), open_sessions(stripe)) == (["EXPIRED"], [])
 
 
 # --- add-ons and renewals --------------------------------------------------------------------------------------------

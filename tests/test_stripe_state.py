@@ -114,6 +114,12 @@ def test_a_period_is_the_last_one_if_the_cancellation_falls_into_it(flags: dict[
     assert state.is_last(state.items[0]) is is_last
 
 
+@pytest.mark.parametrize("status", ["past_due", "unpaid"])
+@pytest.mark.parametrize("invoice", [{"status": "paid", "billing_reason": "subscription_update"}, None])
+def test_what_is_overdue_is_not_paid_whatever_was_paid_last(status: str, invoice: Any) -> None:
+    assert not wanted(at_stripe(status, latest_invoice=invoice)).period_is_paid
+
+
 def test_an_end_says_when_and_why() -> None:
     state = wanted(at_stripe("canceled", ended_at=seconds(JAN_1)))
     assert (state.ended_at, state.end_reason) == (JAN_1, EndReason.CANCELLED)

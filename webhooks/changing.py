@@ -37,7 +37,7 @@ from webhooks import stripe_api, telling, truth
 from webhooks.catalogue import price_at_stripe, price_of_pack
 from webhooks.errors import EndsWithTerm, HeldByStaff, NoSuchPack, NoSuchPrice
 from webhooks.models import StripeLink, StripePrice, Telling
-from webhooks.stripe_state import Unmappable, stripe_id
+from webhooks.stripe_state import Unmappable, owes, stripe_id, wanted
 
 Aspect = Telling.Aspect
 OVER: Final = ("canceled", "incomplete_expired")  # statuses of Stripe's
@@ -68,6 +68,18 @@ class InvalidPause(DomainError):
     """A pause ends later than now, and before a suspension of its length would end the subscription."""
 
     code, http_status = "invalid_pause", 400
+
+
+class PaymentOwed(DomainError):
+    """The present term is not paid yet: pay that first, by renewing it."""
+
+    code, http_status = "payment_owed", 409
+
+
+class IsPaused(DomainError):
+    """It is paused: resume it first, or change it when its term ends."""
+
+    code, http_status = "paused", 409
 
 
 class PreviewTooOld(DomainError):
@@ -243,9 +255,9 @@ def change(
     """Buy something else: now, with what it costs more for the rest of the period paid at once, or when the term ends.
     A change that is asked for takes the place of one that is scheduled; asking for what there is drops that one.
 
-    Raises NotBilledByStripe, NoSuchPrice, NoSuchPack, InvalidPlan, CurrencyStays, PreviewTooOld,
-    DevicesWouldBeParked unless that is confirmed, EndsWithTerm for a later change of what ends then, IllegalTransition
-    for one of a trial.
+    Raises NotBilledByStripe, NoSuchPrice, NoSuchPack, InvalidPlan, CurrencyStays, IsPaused, PaymentOwed,
+    PreviewTooOld, DevicesWouldBeParked unless that is confirmed, EndsWithTerm for a later change of what ends then,
+    IllegalTransition for one of a trial.
     """
     order = _order(subscription, wish, when, by)
     if order.items:
@@ -277,11 +289,11 @@ def preview(
 ) -> Preview:
     """What `change` would come to; nothing is changed. Raises as it does, and asks for no confirmation."""
     order = _order(subscription, wish, when, by)
-    period_start, period_end = order.period
+    period_end = order.period[1]
     if when is When.TERM_END:
         asked: dict[str, Any] = {"items": order.items, "proration_behavior": "none"}
     else:
-        date = proration_date or int(max(by.now(), period_start).timestamp())
+        date = proration_date or int(max(by.now(), order.settled_until).timestamp())
         asked = order.now_with(date, by.now())
         del asked["payment_behavior"]
     paper = stripe_api.preview_change(order.billed.link_id, asked) if order.items else {}
@@ -353,6 +365,20 @@ class _Order:
             min(item["current_period_end"] for item in items), UTC
         )
 
+    @property
+    def settled_until(self) -> datetime:
+        """Nothing before this is reckoned anew: what was billed last begins there. Else whoever buys more and then less
+        would get back what was never paid.
+        """
+        start, end = self.period
+        invoice = self.state.get("latest_invoice")
+        if not isinstance(invoice, dict):
+            return start
+        lines = (invoice.get("lines") or {}).get("data", ())
+        said = [invoice.get("created"), *((line.get("period") or {}).get("start") for line in lines)]
+        billed = [datetime.fromtimestamp(at, UTC) for at in said if at]
+        return max([start, *(at for at in billed if at < end)])
+
     def now_with(self, proration_date: int | None, now: datetime) -> dict[str, Any]:
         """The parameters of a change that is made at once. What was shown within the hour is what it costs; an instant
         of one's own choice would be a price of one's own choice. Raises PreviewTooOld.
@@ -362,11 +388,11 @@ class _Order:
         }  # fmt: skip
         if proration_date is None or self.state["status"] == "trialing":
             return asked
-        start, end = self.period
-        earliest, latest = max(now - PREVIEWED_FOR, start), min(max(now, start) + ASIDE, end)
+        since, end = self.settled_until, self.period[1]
+        earliest, latest = max(now - PREVIEWED_FOR, since), min(max(now, since) + ASIDE, end)
         if not earliest.timestamp() - 1 < proration_date <= latest.timestamp():
             raise PreviewTooOld
-        return asked | {"proration_date": max(proration_date, int(start.timestamp()))}
+        return asked | {"proration_date": max(proration_date, int(since.timestamp()))}
 
 
 def _order(subscription: Subscription, wish: Wish, when: When, by: By) -> _Order:
@@ -376,6 +402,10 @@ def _order(subscription: Subscription, wish: Wish, when: When, by: By) -> _Order
     state = _going_on(billed, by)
     present, bought = _bought(state)
     target = _target(subscription, bought, wish)
+    if when is When.NOW and target != bought and state.get("pause_collection"):  # nobody would pay, and credit is real
+        raise IsPaused
+    if when is When.NOW and target != bought and owes(state):  # to pay for a change must not pay for the term
+        raise PaymentOwed
     if when is When.TERM_END and _is_last_period(state):
         raise EndsWithTerm
     if when is When.TERM_END and state["status"] not in ("active", "past_due"):
@@ -512,7 +542,11 @@ class _Billed:
     ticket: int
 
     def state(self) -> dict[str, Any]:
-        return stripe_api.fetch_subscription(self.link_id)
+        """As it is at Stripe, which is told nothing of what is not understood here. Raises Unmappable."""
+        found = stripe_api.fetch_subscription(self.link_id)
+        if not wanted(found).items:
+            raise Unmappable("nothing_bought", "At Stripe it has no items.")
+        return found
 
     def tell(self, verb: str, by: By, call: Call, *, of: str = "", **said: Any) -> dict[str, Any]:
         """One call to Stripe that two clicks make once. A refusal is not the answer to the next try as well: the card

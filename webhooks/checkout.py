@@ -61,11 +61,11 @@ def buy(tenant: Tenant, order: Order, ways: Ways, *, actor: Actor, now: Now) -> 
 
     Raises LiveMainExists, AlreadyBought, PurchaseSettling.
     """
-    _check_open(tenant)
     price = price_for(order, BY_ITSELF)
     packs = packs_for(order, price)
 
     def check() -> None:
+        _check_open(tenant)
         if price.plan.type == Type.MAIN:
             _check_no_main(tenant)
 
@@ -85,7 +85,6 @@ def buy_addon(
 
     Raises SubscriptionNotFound, NoRunningTerm, IntervalDiffers, TermEndsSoon, TooEarly, AddonHeld, PurchaseSettling.
     """
-    _check_open(tenant)
     parent = subscription_of(tenant, parent_number)
     order = _at_the_interval_of(parent, order)
     price = price_for(order, BESIDE_A_MAIN)
@@ -94,6 +93,7 @@ def buy_addon(
         raise IntervalDiffers(interval=parent.price.interval, interval_count=parent.price.interval_count)
 
     def check() -> None:
+        _check_open(tenant)
         parent.refresh_from_db(fields=["status", "term_end", "type"])
         if parent.type != Type.MAIN or parent.status not in RUNNING or parent.term_end <= now():
             raise NoRunningTerm(subscription=parent.number, status=parent.status, term_end=parent.term_end.isoformat())
@@ -140,6 +140,7 @@ def renew(tenant: Tenant, number: str, ways: Ways, *, actor: Actor, now: Now) ->
     )  # fmt: skip
 
     def check() -> None:
+        _check_open(tenant)
         if StripeLink.objects.filter(subscription=subscription).exists():
             raise RenewsByItself
 
@@ -169,6 +170,7 @@ def may_have_trial(tenant: Tenant) -> bool:
 
 
 def _check_open(tenant: Tenant) -> None:
+    tenant.refresh_from_db(fields=["closed_at"])
     if tenant.closed_at is not None:
         raise TenantClosed
 

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 LIVES = timedelta(hours=23)  # Stripe takes 30 minutes to 24 hours, counted by its own clock
 MOST_TRIES = 5  # while others close and open checkouts of the same intent
 OVER = frozenset({"canceled", "incomplete_expired"})
+GONE = "resource_missing"  # a session of another account's, or deleted with its test data
 IN_USE = frozenset({409})  # Stripe is still at work on a request with the same key
 
 Now = Callable[[], datetime]
@@ -91,9 +92,11 @@ def open_checkout(wish: Wish, *, check: Callable[[], None], actor: Actor, now: N
                 raise
         try:
             session = _session_of(row, is_new)
-        except stripe_api.StripeRefused:
+        except stripe_api.StripeRefused as error:
             if is_new:
                 raise
+            if error.code == GONE and row.session_id:
+                _close(row)
             continue
         match session.get("status"):
             case "open" if wish.is_sold_by(row):
@@ -120,9 +123,8 @@ def bring(row: Checkout, session: dict[str, Any], *, now: Now, request_id: str =
     subscription_id = stripe_id(bought)
     if not subscription_id:
         return Came.STUCK
-    source_id = f"{row.session_id}~{request_id}" if request_id else ""  # a source of its own: it may say more each time
     try:
-        truth.refresh(subscription_id, now=now, source_id=source_id[:255])
+        truth.refresh(subscription_id, now=now, source_id=f"{row.session_id}~{request_id}" if request_id else "")
     except (Unmappable, DomainError, truth.Overtaken) as error:
         log.warning("%s was bought and is not here: %s", subscription_id, getattr(error, "code", "overtaken"))
         return Came.STUCK
@@ -139,7 +141,12 @@ def check_nothing_settles(now: Now, **intent: Any) -> None:
     bought = Checkout.objects.filter(state=Checkout.State.COMPLETE, **intent).exclude(session_id="")
     if (last := bought.order_by("-pk").first()) is None:
         return
-    session = stripe_api.fetch_bought(last.session_id)
+    try:
+        session = stripe_api.fetch_bought(last.session_id)
+    except stripe_api.StripeRefused as error:
+        if error.code == GONE:
+            return
+        raise
     at_stripe = session.get("subscription")
     is_over = isinstance(at_stripe, dict) and at_stripe.get("status") in OVER
     if is_over or StripeLink.objects.filter(pk=stripe_id(at_stripe), subscription__isnull=False).exists():

@@ -247,7 +247,8 @@ def _end_everything(tenant_id: int) -> str:
     tenant = Tenant.objects.get(pk=tenant_id)
     if tenant.closed_at is None:
         return "it is a customer again"
-    open_ones = Checkout.objects.filter(tenant=tenant, state=Checkout.State.OPEN).exclude(session_id="")
+    open_ones = Checkout.objects.filter(tenant=tenant, state=Checkout.State.OPEN)
+    open_ones.filter(session_id="").update(state=Checkout.State.EXPIRED)  # who is making the page tells nobody of it
     for checkout in open_ones:
         if stripe_api.expire_checkout_session(checkout.session_id):
             open_ones.filter(pk=checkout.pk).update(state=Checkout.State.EXPIRED)

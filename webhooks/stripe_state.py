@@ -4,7 +4,8 @@ Two generations of shapes are read (STRIPE.md): periods on the items or on the s
 `.paid`. What is not known is refused: an unknown status never becomes service.
 
 A term is what has been *paid*: Stripe moves the period on when a renewal invoice is made, and its payment may still
-fail. So a period whose invoice is not paid counts up to where it begins. It ends where the subscription does: a
+fail. So a period whose invoice is not paid counts up to where it begins: also where a later invoice, of a change within
+it, was paid while the period itself is owed. It ends where the subscription does: a
 cancellation within the period shortens it.
 
 While payments are paused and invoices voided (`pause_collection`), nobody pays: service is withheld, as it is from a
@@ -37,6 +38,8 @@ STATUS_OF: dict[str, Status | None] = {
     "incomplete": None,  # the first payment is awaited: nothing yet
     "incomplete_expired": Status.EXPIRED,
 }
+
+OWED = frozenset({"past_due", "unpaid"})
 
 CHECKOUT = "checkout"  # the label of a Stripe subscription that names our checkout
 
@@ -108,7 +111,7 @@ def wanted(subscription: dict[str, Any]) -> Wanted:
             customer_id=stripe_id(subscription.get("customer")),
             status=status,
             items=tuple(_item(item, subscription) for item in subscription["items"]["data"]),
-            period_is_paid=status == Status.TRIAL or _is_paid(subscription.get("latest_invoice")),
+            period_is_paid=status == Status.TRIAL or not owes(subscription),
             started_at=_time(subscription.get("start_date") or subscription["created"]),
             cancels_at_period_end=bool(subscription.get("cancel_at_period_end")),
             cancel_at=_time(subscription["cancel_at"]) if subscription.get("cancel_at") else None,
@@ -152,6 +155,11 @@ def _checkout(label: Any) -> int | None:
 
 def _is_paused(pause: Any) -> bool:
     return isinstance(pause, dict) and pause.get("behavior") == "void"
+
+
+def owes(subscription: dict[str, Any]) -> bool:
+    """Whether its period is still to be paid. What is overdue is that whatever was paid after it."""
+    return subscription.get("status") in OWED or not _is_paid(subscription.get("latest_invoice"))
 
 
 def _is_paid(invoice: Any) -> bool:

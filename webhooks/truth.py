@@ -19,6 +19,7 @@ from webhooks.known import known_of
 from webhooks.models import Checkout, StripeLink
 from webhooks.stripe_state import Wanted, wanted
 
+MOST_OF_A_SOURCE = 230  # of the 255 characters that the audit keeps; a ticket takes 20
 MOST_READINGS = 5  # of what we know, while others apply news of the same Stripe subscription
 
 TICKET = """
@@ -47,7 +48,8 @@ def refresh(
     reason: str = "",
 ) -> str:
     """Ask Stripe about one subscription and apply the answer; the outcome in words. Safe to repeat. `now` is called
-    when Stripe has answered.
+    when Stripe has answered. What is written names `source_id` and the ticket: each asking is a source of its own, for
+    who asks again with the same key may hear something else.
 
     Raises StripeUnavailable, StripeRefused, Unmappable, DomainError, Overtaken.
     """
@@ -57,6 +59,7 @@ def refresh(
     def finish(outcome: str, applied_ticket: int, subscription_id: int | None) -> bool:
         return mark_applied(stripe_subscription_id, ticket, applied_ticket, subscription_id)
 
+    source_id = f"{source_id[:MOST_OF_A_SOURCE]}~{ticket}" if source_id else ""
     return apply(state, ticket, finish, now=now(), actor=actor, source_id=source_id, reason=reason)
 
 

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 from billing_site.api.customer import PriceSerializer
 from billing_site.api.permissions import IsOwner, tenant_of
-from billing_site.api.slots import CODE, Json, Strict, Text
+from billing_site.api.slots import CODE, Json, Strict, Text, Whole
 from billing_site.provenance import caller_of
 from entitlements.models import PlanFeature, PlanSlots, SlotPack
 from subscriptions.models import Plan, PlanPrice
@@ -123,16 +123,9 @@ def plans_sold() -> Iterable[Plan]:
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
-class Units(serializers.IntegerField):
-    """A whole number as JSON has it: DRF's own would take a string, too."""
-
+class Units(Whole):
     def __init__(self, **more: Any) -> None:
         super().__init__(min_value=1, max_value=MOST_UNITS, **more)
-
-    def to_internal_value(self, data: Any) -> int:
-        if type(data) is not int:  # True is an int, too
-            raise serializers.ValidationError("This is not a whole number.", code="invalid")
-        return int(super().to_internal_value(data))
 
 
 class Packs(serializers.DictField):
@@ -141,7 +134,10 @@ class Packs(serializers.DictField):
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict) and len(data) > MOST_PACKS:
             raise serializers.ValidationError(f"Up to {MOST_PACKS} slot packs are bought at once.")
-        return super().to_internal_value(data)
+        found = super().to_internal_value(data)
+        for code in found:
+            CODE(code)
+        return found
 
 
 class WaysSerializer(Strict):

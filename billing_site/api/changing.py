@@ -14,7 +14,7 @@ from rest_framework.response import Response
 
 from billing_site.api.customer import Instant, SubscriptionSerializer, subscriptions_of
 from billing_site.api.permissions import IsOwner, tenant_of
-from billing_site.api.slots import CODE, SOURCE, Json, Strict, Text, source_of
+from billing_site.api.slots import CODE, SOURCE, Json, Strict, Text, Whole, source_of
 from billing_site.provenance import caller_of
 from subscriptions.errors import DomainError
 from subscriptions.lifecycle import CancelAt
@@ -52,7 +52,7 @@ class PauseSerializer(Strict):
 
 
 class PackUnits(serializers.DictField):
-    child = serializers.IntegerField(min_value=0, max_value=MOST_UNITS)
+    child = Whole(min_value=0, max_value=MOST_UNITS)
 
     def to_internal_value(self, data: Any) -> Any:
         found = super().to_internal_value(data)
@@ -65,10 +65,10 @@ class SubscriptionChangeSerializer(Strict):
     plan = Text(required=False, validators=[CODE], help_text="Its code. Left out, like all here: as it is.")
     interval = serializers.ChoiceField(PlanPrice.Interval.choices, required=False)
     currency = serializers.RegexField(r"^[A-Z]{3}\Z", required=False, help_text="It stays: only named to be sure.")
-    quantity = serializers.IntegerField(required=False, **UNITS)
+    quantity = Whole(required=False, **UNITS)
     packs = PackUnits(required=False, help_text="Units of slot packs by their codes; 0: none. Others stay.")
     when = serializers.ChoiceField([when.value for when in When], required=False, default=When.NOW.value)
-    proration_date = serializers.IntegerField(
+    proration_date = Whole(
         required=False, min_value=0, max_value=2**40, help_text="Of the preview that is confirmed: its price holds."
     )
     confirm_parking = serializers.BooleanField(

@@ -57,6 +57,15 @@ class Text(serializers.CharField):
         return data
 
 
+class Whole(serializers.IntegerField):
+    """A whole number as JSON has it: DRF's own would take a string, too."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if type(data) is not int:  # True is an int, too
+            raise serializers.ValidationError("This is not a whole number.", code="invalid")
+        return int(super().to_internal_value(data))
+
+
 class Strict(serializers.Serializer[Any]):
     """An object that has no member which is not known here: a misspelt tier must not become the default one."""
 
