@@ -21,7 +21,7 @@ from tests.test_inbox_races import PATIENCE_SECONDS, meanwhile, somebody_waits_f
 from tests.test_outbound import bought, deliver, does, link, ring, rows, there, with_addon
 from webhooks import inbox, outbound, reconcile, repairs, telling
 from webhooks.catalogue import customer_of
-from webhooks.models import Checkout, Drift, Reconciliation, StripeLink, Telling
+from webhooks.models import Checkout, Drift, Reconciliation, StripeEvent, StripeLink, Telling
 
 pytestmark = pytest.mark.django_db
 
@@ -235,3 +235,51 @@ def test_what_a_run_that_was_given_up_has_not_seen_is_seen_by_the_next(stripe: S
     reconciled()
     asked = [one["params"] for one in stripe.requests() if one["path"] == "/v1/refunds"]
     assert [int(params["created"]["gte"]) for params in asked] == [int((seen.started_at - DAY).timestamp())]
+
+
+def test_what_was_bought_twice_is_shown_while_its_event_is_refused_again_and_again(stripe: Sandbox) -> None:
+    s = bought(stripe)
+    event = rings(bought_at_stripe(stripe, tenant=s.tenant)["id"])
+    reconciled()
+    assert kinds() == []  # its news are on their way
+    for _ in range(5):
+        assert "live_main_exists" in (inbox.apply(event.pk, now=timezone.now() + DAY) or "")
+        StripeEvent.objects.update(next_attempt_at=timezone.now())
+    reconciled()
+    assert kinds() == ["DUPLICATE"]
+
+
+def test_a_difference_that_is_left_since_stripe_could_not_be_told_something_says_so(stripe: Sandbox) -> None:
+    s = bought(stripe)
+    does("cancel", s, at="term-end")
+    Telling.objects.update(state="STUCK", error_code="refused")
+    stripe.pay(link(s))
+    reconciled()
+    assert "could not be told: refused" in Drift.objects.get(kind="PERIOD").ours["not brought here"]
+
+
+def test_a_pause_that_was_there_before_a_hold_is_there_after_it(stripe: Sandbox) -> None:
+    s = bought(stripe)
+    at_stripe(stripe, s, pause_collection=VOID)
+    ring(s)
+    for _ in range(2):
+        does("suspend", s, hold=True)
+        assert deliver() == ["was so already"]
+        does("lift-hold", s)
+        assert deliver() == ["was so already"]
+    assert there(stripe, s)["pause_collection"]["behavior"] == "void"
+    assert status(s) == Status.SUSPENDED
+
+
+@pytest.mark.parametrize("units", [0, -1, 10**12])
+def test_a_scheduled_quantity_that_cannot_be_is_something_that_we_do_not_know(units: int, stripe: Sandbox) -> None:
+    s = bought(stripe)
+    theirs = there(stripe, s)
+    item, at = theirs["items"]["data"][0], theirs["items"]["data"][0]["current_period_end"]
+    phase = {"start_date": at, "end_date": at + 86400, "items": [{"price": item["price"]["id"], "quantity": units}]}
+    now = {"start_date": item["current_period_start"], "end_date": at}
+    schedule = {"id": "sub_sched_1", "object": "subscription_schedule", "current_phase": now, "phases": [phase]}
+    stripe.override(link(s), {"schedule": schedule})
+    assert ring(s) == "nothing new"
+    known = StripeLink.objects.get(subscription=s)
+    assert (known.schedule_id, known.scheduled_price, known.scheduled_quantity) == ("sub_sched_1", None, None)

@@ -290,7 +290,8 @@ def scheduled(known: Known, wanted: Wanted) -> Scheduled:
     if wanted.coming is None:
         return Scheduled()
     selling = [(known.prices[price].pk, units) for price, units in wanted.coming.items if price in known.prices]
-    price_id, quantity = selling[0] if len(selling) == 1 else (None, None)
+    is_known = len(selling) == 1 and 0 < selling[0][1] <= MOST_UNITS
+    price_id, quantity = selling[0] if is_known else (None, None)
     return Scheduled(wanted.schedule_id, wanted.coming.at, price_id, quantity)
 
 

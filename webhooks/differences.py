@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from subscriptions.models import MOST_UNITS
 from subscriptions.states import GRANTS_ACCESS, LIVE, Status, Type
 from webhooks.converge import ASIDE, item_that_sells_a_plan
 from webhooks.models import Drift, Telling
@@ -248,7 +249,8 @@ def _scheduled(here: Here, said: Wanted) -> Scheduled:
     if said.coming is None:
         return None, None, None
     selling = [(here.prices[price].price_id, n) for price, n in said.coming.items if price in here.prices]
-    return said.coming.at, *(selling[0] if len(selling) == 1 else (None, None))
+    is_known = len(selling) == 1 and 0 < selling[0][1] <= MOST_UNITS
+    return said.coming.at, *(selling[0] if is_known else (None, None))
 
 
 def _change(scheduled: Scheduled) -> str:

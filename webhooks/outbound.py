@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 Aspect = Telling.Aspect
 OVER = ("canceled", "incomplete_expired")  # Stripe's words
+WAS_SO = "was so already"
 
 
 # Of one Stripe subscription one at a time, the oldest first: what waits for its retry keeps those behind it waiting.
@@ -168,7 +169,7 @@ def _told(claimed: Claimed, now: Callable[[], datetime]) -> str:
         raise
     if claimed.aspect == Aspect.END and claimed.actor == CLOCK and _is_paid_on(ours, theirs):
         raise CannotBeTold("paid_on", "The clock ended it here, and at Stripe it was paid for a later term: see which.")
-    outcome = "was so already"
+    outcome = WAS_SO
     if say := difference(claimed.aspect, ours, theirs, now()):
         outcome = "told" if _say(claimed, say, theirs) else "is over at Stripe"
         # A ticket from before the answer would be that of an older truth.
@@ -343,11 +344,18 @@ def _items(ours: Subscription, theirs: dict[str, Any], now: datetime) -> Say | N
 
 
 def _pause(ours: Subscription, theirs: dict[str, Any], now: datetime) -> Say | None:
-    """Paused otherwise than by us, Stripe stays as it is."""
+    """Paused otherwise than by us, Stripe stays as it is: a pause that was there before the hold outlasts it."""
     is_paused = (theirs.get("pause_collection") or {}).get("behavior") == "void"
-    if is_paused == ours.on_hold:
+    if is_paused == ours.on_hold or (is_paused and _was_paused_before(ours)):
         return None
     return Say({"pause_collection": {"behavior": "void"} if ours.on_hold else ""})
+
+
+def _was_paused_before(ours: Subscription) -> bool:
+    """Whether Stripe was found paused when it was to be told of the hold. A second try may have found its first one."""
+    told = Telling.objects.filter(link__subscription=ours, aspect=Aspect.PAUSE, state=Telling.State.DONE)
+    last = told.order_by("-pk").first()
+    return last is not None and last.attempts == 1 and last.outcome.startswith(WAS_SO)
 
 
 _SAYS: dict[Telling.Aspect, Callable[[Subscription, dict[str, Any], datetime], Say | None]] = {

@@ -92,10 +92,10 @@ def _claim(now: datetime) -> Reconciliation | None:
 
 
 def _give_up_what_never_ends(now: datetime) -> None:
-    """A run that Stripe keeps refusing the same question: its phase and its error stay to be seen."""
+    """A run that trips over the same thing again and again: its phase and its error stay to be seen."""
     free = Q(lease_until=None) | Q(lease_until__lte=now)
     begun = Reconciliation.objects.filter(free, finished_at=None, started_at__lte=now - LONGEST_RUN)
-    begun.exclude(error_code="").update(finished_at=now, lease_until=None)
+    begun.update(finished_at=now, lease_until=None)
 
 
 def _keep(run: Reconciliation, now: datetime) -> None:
