@@ -19,7 +19,7 @@ from webhooks import stripe_api, truth
 from webhooks.converge import NOTHING_NEW
 from webhooks.differences import Difference, Here, differences, is_on_its_way, unknown_at_stripe
 from webhooks.here import Said, known_here
-from webhooks.models import Drift
+from webhooks.models import Drift, Telling
 from webhooks.pace import Pacer
 from webhooks.stripe_api import StripeRefused, StripeUnavailable
 from webhooks.stripe_state import Unmappable, Wanted, wanted
@@ -161,12 +161,19 @@ def look_closely(stripe_id: str, differ: Sequence[Difference], before: Here, by:
     if is_over:
         here = replace(here, rival="")
     left = _all(here, state, by.now())
+    why = why or (_cannot_be_told(stripe_id) if left else "")
     if why:
         left = [replace(d, ours=d.ours | {NOT_APPLIED: why}) for d in left]
     kinds = {d.kind for d in left}
     mended = [d for d in differ if d.kind not in kinds] if outcome != NOTHING_NEW else []
     whose = here if here.tenant_id else before
     return [_of(whose, stripe_id, d) for d in left] + [_of(whose, stripe_id, d, f"repaired: {outcome}") for d in mended]
+
+
+def _cannot_be_told(stripe_id: str) -> str:
+    """Why what Stripe says does not count here: something else is ours to say, and could not be said."""
+    stuck = Telling.objects.filter(link=stripe_id, state=Telling.State.STUCK).order_by("pk").first()
+    return f"{stuck.get_aspect_display()!r} could not be told: {stuck.error_code}" if stuck else ""
 
 
 def _all(here: Here, state: Wanted | Unmappable | None, now: datetime) -> list[Difference]:

@@ -59,6 +59,10 @@ class Known:
         return self.subscription.pk if self.subscription else None
 
 
+class Overtaken(Exception):
+    """What we knew is no longer so: somebody else changed it since we read it."""
+
+
 class UnknownCustomer(Unmappable):
     """Something was bought by a customer whom no tenant has."""
 
@@ -68,7 +72,7 @@ def converge(
 ) -> tuple[int | None, str]:
     """The id of our subscription (None if there is none yet) and, in words, what happened.
 
-    Raises Unmappable and DomainError.
+    Raises Unmappable, DomainError, Overtaken.
     """
     if known.subscription and known.tenant_id not in (None, known.subscription.tenant_id):
         raise Unmappable("other_customer", "At Stripe it belongs to the customer of another tenant.")
@@ -85,10 +89,13 @@ def converge(
         entries = [started] if started else []
     else:
         entries, subscription = [], known.subscription
+        is_over = wanted.status == Status.EXPIRED  # there is nothing left that we could say of it
         for aspect, bring in _STEPS:
-            if {aspect, Telling.Aspect.END} & known.untold:
+            if not is_over and {aspect, Telling.Aspect.END} & known.untold:
                 continue  # what Stripe says of it is not yet what we said
             if entry := bring(subscription, wanted, purchase, by):
+                if entry.version != subscription.version + 1:  # of staff, say: what they did must not be undone by this
+                    raise Overtaken
                 subscription = entry.subscription
                 entries.append(entry)
     if known.has_slots:
@@ -213,7 +220,7 @@ def _status(subscription: Subscription, wanted: Wanted, purchase: Purchase, by: 
         case Status.ACTIVE if ours == Status.TRIAL:
             return lifecycle.activate(pk, purchase=purchase, **by()) if wanted.period_is_paid else None
         case Status.ACTIVE if ours in (Status.GRACE, Status.SUSPENDED) and not subscription.on_hold:
-            is_paid_now = purchase.term_end == subscription.term_end > by.now
+            is_paid_now = by.now < purchase.term_end <= subscription.term_end  # staff may have given more
             return lifecycle.activate(pk, **by()) if is_paid_now else None
         case Status.GRACE if ours in (Status.TRIAL, Status.ACTIVE):  # what the clock has suspended stays so
             return lifecycle.enter_grace(pk, **by())
@@ -283,7 +290,8 @@ def scheduled(known: Known, wanted: Wanted) -> Scheduled:
     if wanted.coming is None:
         return Scheduled()
     selling = [(known.prices[price].pk, units) for price, units in wanted.coming.items if price in known.prices]
-    price_id, quantity = selling[0] if len(selling) == 1 else (None, None)
+    is_known = len(selling) == 1 and 0 < selling[0][1] <= MOST_UNITS
+    price_id, quantity = selling[0] if is_known else (None, None)
     return Scheduled(wanted.schedule_id, wanted.coming.at, price_id, quantity)
 
 

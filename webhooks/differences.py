@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from subscriptions.states import LIVE, Status, Type
+from subscriptions.models import MOST_UNITS
+from subscriptions.states import GRANTS_ACCESS, LIVE, Status, Type
 from webhooks.converge import ASIDE, item_that_sells_a_plan
 from webhooks.models import Drift, Telling
 from webhooks.stripe_state import Item, Unmappable, Wanted
@@ -144,7 +145,8 @@ def differences(here: Here, said: Wanted | Unmappable, *, now: datetime) -> list
         if silenced_by in here.untold:
             continue
         if sides := find(here, here.ours, said, item, now):
-            found.append(_found(kind, *sides))
+            is_its_mains = kind == Kind.STATUS and here.ours.type == Type.ADDON
+            found.append(_found(kind, *sides, converges=not is_its_mains))
     return found
 
 
@@ -188,13 +190,24 @@ Sides = tuple[Side, Side] | None
 
 
 def _status(here: Here, ours: Ours, said: Wanted, item: Item, now: datetime) -> Sides:
-    if ours.type == Type.ADDON or Status.EXPIRED in (ours.status, said.status) or said.status is None:
+    if Status.EXPIRED in (ours.status, said.status) or said.status is None:
         return None
+    if ours.type == Type.ADDON:
+        return _status_of_addon(ours, said)
     settles = said.status == Status.ACTIVE and (not said.period_is_paid or said.term(item)[1] <= now)
     allowed = MAY_STAND_BESIDE_WHAT_SETTLES if settles else MAY_STAND_BESIDE[said.status]
     if ours.status in allowed or ours.on_hold:
         return None
     return {"status": ours.status}, _state(said)
+
+
+def _status_of_addon(ours: Ours, said: Wanted) -> Sides:
+    """It is its main one's here, and its own at Stripe: billed while it is withheld, or served while it is not paid."""
+    is_billed_for_nothing = said.status == Status.ACTIVE and ours.status == Status.SUSPENDED and not ours.on_hold
+    is_served_for_nothing = said.status == Status.SUSPENDED and ours.status in GRANTS_ACCESS
+    if not (is_billed_for_nothing or is_served_for_nothing):
+        return None
+    return {"status": ours.status, "as": "its main one"}, _state(said)
 
 
 def _period(here: Here, ours: Ours, said: Wanted, item: Item, now: datetime) -> Sides:
@@ -236,7 +249,8 @@ def _scheduled(here: Here, said: Wanted) -> Scheduled:
     if said.coming is None:
         return None, None, None
     selling = [(here.prices[price].price_id, n) for price, n in said.coming.items if price in here.prices]
-    return said.coming.at, *(selling[0] if len(selling) == 1 else (None, None))
+    is_known = len(selling) == 1 and 0 < selling[0][1] <= MOST_UNITS
+    return said.coming.at, *(selling[0] if is_known else (None, None))
 
 
 def _change(scheduled: Scheduled) -> str:

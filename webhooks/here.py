@@ -17,6 +17,7 @@ from webhooks.differences import Here, Ours, Sold
 from webhooks.models import StripeEvent, StripeLink, StripePrice, Telling
 from webhooks.stripe_state import Unmappable, Wanted
 
+MOST_TRIES_ON_THE_WAY = 5  # of an event: minutes; what has been refused more often is no news that will be here soon
 Said = Mapping[str, Wanted | Unmappable | None]  # what Stripe says, by Stripe subscription; None: there is none
 
 
@@ -37,7 +38,9 @@ def known_here(said: Said, supposed: Supposed = Supposed()) -> dict[str, Here]:
     coming = {price for state in states if state.coming for price, _ in state.coming.items}
     prices, packs = _sold({item.price_id for state in states for item in state.items} | coming)
     prices, packs = {**supposed.prices, **prices}, {**supposed.packs, **packs}
-    waiting = StripeEvent.objects.filter(state=StripeEvent.State.PENDING, stripe_subscription_id__in=[*said])
+    waiting = StripeEvent.objects.filter(
+        state=StripeEvent.State.PENDING, attempts__lt=MOST_TRIES_ON_THE_WAY, stripe_subscription_id__in=[*said]
+    )
     awaits = set(waiting.values_list("stripe_subscription_id", flat=True))
     subscriptions = [link.subscription for link in links.values() if link.subscription]
     said_by = {state.customer_id for state in states}

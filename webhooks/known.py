@@ -34,7 +34,9 @@ _KNOWN = f"""
           FROM whose JOIN subscriptions AS s ON s.tenant_id = whose.tenant_id
          WHERE s.type = '{Type.MAIN}' AND s.status <> '{Status.EXPIRED}' LIMIT 1
     ), checkout AS MATERIALIZED (
-        SELECT state, renews_id FROM stripe_checkouts AS c JOIN whose ON whose.tenant_id = c.tenant_id
+        SELECT c.state, renewed.id AS renews_id  -- what is over cannot go on: what was paid for begins anew
+          FROM stripe_checkouts AS c JOIN whose ON whose.tenant_id = c.tenant_id
+          LEFT JOIN subscriptions AS renewed ON renewed.id = c.renews_id AND renewed.status <> '{Status.EXPIRED}'
          WHERE c.id = %(checkout)s
     ), link AS MATERIALIZED (
         SELECT * FROM stripe_links WHERE stripe_subscription_id = %(link)s

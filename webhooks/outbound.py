@@ -16,6 +16,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import Exists, OuterRef
 from djstripe.models import Customer
 
 from subscriptions.audit import CLOCK, Actor
@@ -23,6 +24,7 @@ from subscriptions.errors import DomainError
 from subscriptions.models import Subscription, Tenant
 from subscriptions.states import EndReason, Status
 from webhooks import catalogue, stripe_api, truth
+from webhooks.converge import ASIDE
 from webhooks.inbox import JITTER, MOST_ATTEMPTS, RETRY_SECONDS
 from webhooks.models import Checkout, StripePrice, Telling
 from webhooks.stripe_state import Unmappable, stripe_id, wanted
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 Aspect = Telling.Aspect
 OVER = ("canceled", "incomplete_expired")  # Stripe's words
+WAS_SO = "was so already"
 
 
 # Of one Stripe subscription one at a time, the oldest first: what waits for its retry keeps those behind it waiting.
@@ -104,6 +107,8 @@ def again(telling_ids: Sequence[int], *, now: datetime) -> int:
     waiting = Telling.objects.filter(pk__in=telling_ids).exclude(state=Telling.State.DONE)
     tenants = Telling.objects.filter(state=Telling.State.PENDING, link=None).values("tenant")
     waiting = waiting.exclude(link=None, state=Telling.State.STUCK, tenant__in=tenants)
+    closed = Telling.objects.filter(link=None, state=Telling.State.STUCK, tenant=OuterRef("tenant"))
+    waiting = waiting.exclude(Exists(closed.filter(pk__gt=OuterRef("pk"))), link=None)  # twice closed is told once
     return waiting.update(state=Telling.State.PENDING, attempts=0, next_attempt_at=now)
 
 
@@ -162,13 +167,27 @@ def _told(claimed: Claimed, now: Callable[[], datetime]) -> str:
         if error.code == "resource_missing" and claimed.aspect == Aspect.END:
             return _done(claimed, "Stripe has no such subscription", now())
         raise
-    outcome = "was so already"
+    if claimed.aspect == Aspect.END and claimed.actor == CLOCK and _is_paid_on(ours, theirs):
+        raise CannotBeTold("paid_on", "The clock ended it here, and at Stripe it was paid for a later term: see which.")
+    outcome = WAS_SO
     if say := difference(claimed.aspect, ours, theirs, now()):
         outcome = "told" if _say(claimed, say, theirs) else "is over at Stripe"
         # A ticket from before the answer would be that of an older truth.
         ticket = truth.take_ticket(claimed.link_id)
         theirs = stripe_api.fetch_subscription(claimed.link_id)
     return _learn(claimed, theirs, ticket, outcome, now())
+
+
+def _is_paid_on(ours: Subscription, theirs: dict[str, Any]) -> bool:
+    """Whether somebody has paid for more than what the clock saw the end of, and goes on paying: a cancellation was
+    undone at Stripe, or a payment came, and we did not hear of it. An add-on ends with its MAIN all the same.
+    """
+    if ours.parent_id or _is_over(theirs):
+        return False
+    state = wanted(theirs)
+    item = state.items[0]
+    goes_on = state.status in (Status.ACTIVE, Status.TRIAL) and not state.is_last(item)
+    return goes_on and state.period_is_paid and state.term(item)[1] > ours.term_end + ASIDE
 
 
 def _say(claimed: Claimed, say: Say, theirs: dict[str, Any]) -> bool:
@@ -248,7 +267,7 @@ def _end_everything(tenant_id: int) -> str:
     if tenant.closed_at is None:
         return "it is a customer again"
     open_ones = Checkout.objects.filter(tenant=tenant, state=Checkout.State.OPEN)
-    open_ones.filter(session_id="").update(state=Checkout.State.EXPIRED)  # who is making the page tells nobody of it
+    open_ones.filter(session_id="").update(state=Checkout.State.EXPIRED)  # who is making its session shows it nobody
     for checkout in open_ones:
         if stripe_api.expire_checkout_session(checkout.session_id):
             open_ones.filter(pk=checkout.pk).update(state=Checkout.State.EXPIRED)
@@ -337,11 +356,18 @@ def _items(ours: Subscription, theirs: dict[str, Any], now: datetime) -> Say | N
 
 
 def _pause(ours: Subscription, theirs: dict[str, Any], now: datetime) -> Say | None:
-    """Paused otherwise than by us, Stripe stays as it is."""
+    """Paused otherwise than by us, Stripe stays as it is: a pause that was there before the hold outlasts it."""
     is_paused = (theirs.get("pause_collection") or {}).get("behavior") == "void"
-    if is_paused == ours.on_hold:
+    if is_paused == ours.on_hold or (is_paused and _was_paused_before(ours)):
         return None
     return Say({"pause_collection": {"behavior": "void"} if ours.on_hold else ""})
+
+
+def _was_paused_before(ours: Subscription) -> bool:
+    """Whether Stripe was found paused when it was to be told of the hold. A second try may have found its first one."""
+    told = Telling.objects.filter(link__subscription=ours, aspect=Aspect.PAUSE, state=Telling.State.DONE)
+    last = told.order_by("-pk").first()
+    return last is not None and last.attempts == 1 and last.outcome.startswith(WAS_SO)
 
 
 _SAYS: dict[Telling.Aspect, Callable[[Subscription, dict[str, Any], datetime], Say | None]] = {

@@ -29,6 +29,8 @@ EXPANDED = ["data.latest_invoice", "data.schedule"]
 ONE_BY_ONE = 25  # links asked about between two looks at the clock
 MOST_AGAIN = 500  # that were refused, asked about once more at the end
 ASKED_AGAIN = timedelta(minutes=5)  # about a term that settles
+ENDS_SOON = timedelta(minutes=10)  # and was cancelled: Stripe is asked before the clock ends it for good
+LONGEST_RUN = timedelta(days=1)  # what keeps it from its end for longer must not keep the next one from beginning
 
 Phase = Reconciliation.Phase
 Tell = Callable[[Found], None]
@@ -79,6 +81,7 @@ def go_on(
 
 
 def _claim(now: datetime) -> Reconciliation | None:
+    _give_up_what_never_ends(now)
     try:
         run, _ = Reconciliation.objects.get_or_create(finished_at=None, defaults={"started_at": now})
     except IntegrityError:  # begun by another one at the same moment
@@ -90,6 +93,13 @@ def _claim(now: datetime) -> Reconciliation | None:
         return None
     run.refresh_from_db()
     return run
+
+
+def _give_up_what_never_ends(now: datetime) -> None:
+    """A run that trips over the same thing again and again: its phase and its error stay to be seen."""
+    free = Q(lease_until=None) | Q(lease_until__lte=now)
+    begun = Reconciliation.objects.filter(free, finished_at=None, started_at__lte=now - LONGEST_RUN)
+    begun.update(finished_at=now, lease_until=None)
 
 
 def _keep(run: Reconciliation, now: datetime) -> None:
@@ -138,7 +148,7 @@ def _stripe(run: Reconciliation, by: By) -> Page:
 
 def _ours(run: Reconciliation, by: By) -> Page:
     links = [*_not_seen(_served(), run.started_at, run.cursor)]
-    page = _one_by_one(links if run.cursor else [*_refused(run), *links], by)
+    page = _one_by_one(links if run.cursor else [*dict.fromkeys([*_refused(run), *links])], by)
     StripeLink.objects.filter(pk__in=links).update(compared_at=by.now())
     run.compared += len(links)
     run.cursor = links[-1] if links else ""
@@ -149,7 +159,7 @@ def _ours(run: Reconciliation, by: By) -> Page:
 
 def _money(run: Reconciliation, by: By) -> Page:
     """A key that may not see refunds or disputes keeps nobody from being compared: the run ends without them."""
-    before = Reconciliation.objects.filter(finished_at__isnull=False).order_by("-pk").first()
+    before = Reconciliation.objects.filter(finished_at__isnull=False, phase=Phase.DONE).order_by("-pk").first()
     since = before.started_at - money.OVERLAP if before else run.started_at - money.FIRST
     try:
         found, run.cursor = money.page(run.cursor, since, by)
@@ -244,16 +254,19 @@ def _kept(page: Page, by: By) -> list[Found]:
 
 
 def ask_about_settling(by: By, *, limit: int = 100) -> int:
-    """Ask about terms that are over and whose renewal may be settling at Stripe, the longest over first; how many.
+    """Ask about terms that are over and whose renewal may be settling at Stripe, the longest over first, and those that
+    end in a moment because they were cancelled, which may be undone there; how many.
 
     Each every few minutes at most: what an event would have told comes a little later. Raises StripeUnavailable.
     """
     now = by.now()
     window = {"term_end__lte": now, "term_end__gt": now - timedelta(hours=settings.SETTLEMENT_HOURS)}
     over = Q(status=Status.ACTIVE, **window) | Q(status=Status.TRIAL, **window)
+    soon = {"term_end__gt": now, "term_end__lte": now + ENDS_SOON, "cancel_at_term_end": True}
+    ends = Q(status=Status.ACTIVE, **soon) | Q(status=Status.TRIAL, **soon)
     not_asked = Q(stripe_link__compared_at=None) | Q(stripe_link__compared_at__lte=now - ASKED_AGAIN)
     links = (
-        Subscription.objects.filter(over, not_asked, auto_renews=True, term_deadline__gt=F("term_end"))
+        Subscription.objects.filter(over & Q(term_deadline__gt=F("term_end")) | ends, not_asked, auto_renews=True)
         .filter(stripe_link__isnull=False, parent=None)
         .order_by("term_end")
         .values_list("stripe_link", flat=True)[:limit]

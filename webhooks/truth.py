@@ -14,7 +14,7 @@ from django.db import connection, transaction
 from subscriptions.audit import STRIPE, Actor
 from subscriptions.errors import DomainError
 from webhooks import newcomers, stripe_api
-from webhooks.converge import UnknownCustomer, converge, scheduled
+from webhooks.converge import Overtaken, UnknownCustomer, converge, scheduled
 from webhooks.known import known_of
 from webhooks.models import Checkout, StripeLink
 from webhooks.stripe_state import Wanted, wanted
@@ -33,10 +33,6 @@ APPLIED = """
 # Told the outcome, the applied ticket as it was read, and our subscription's id; False if it is no longer so, and
 # nothing may be kept. It is the last statement of the transaction that applies.
 Finish = Callable[[str, int, int | None], bool]
-
-
-class Overtaken(Exception):
-    """Somebody else applied news of the same Stripe subscription since we read what we know about it."""
 
 
 def refresh(
