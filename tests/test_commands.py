@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from billing_site.local.caught_mail import Mailbox
 from billing_site.management.commands import advance_subscriptions
+from entitlements.models import SlotPack
 from notifications.management.commands import send_notices
 from notifications.models import Notice
 from subscriptions.models import Member, Plan, PlanPrice, Subscription, Tenant

@@ -23,7 +23,7 @@ Everything is up. Look here:
 """
 
 BUY = """
-Buy something, as a customer does:
+Next step: buy something, as a customer does:
 
   1. {url}/billing as owner / {password}: press "Buy Fleet". On the sandbox's page try the card that is declined, then
      the one that works. You come back, and it is ACTIVE at once, without any event.
@@ -32,7 +32,7 @@ Buy something, as a customer does:
 """
 
 FIRST_STEPS = """
-Or let Stripe report a payment for {number} of Acme Robotics, which is on trial:
+Or without a page: let Stripe report a payment for {number} of Acme Robotics, which is on trial:
 
   1. curl -sS -o /dev/null -X POST {stripe}/_sandbox/subscriptions/{at_stripe}/pay
      (or press Pay on the sandbox's page) and see it ACTIVE, with the event in its audit trail:

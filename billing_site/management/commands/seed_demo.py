@@ -1,4 +1,4 @@
-"""What the demo shows: plans, an add-on and a slot pack, three tenants, devices in slots, and a purchase at Stripe that waits to be paid."""
+"""What the demo shows: plans, tenants, devices in slots, and a purchase at Stripe that waits to be paid."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
