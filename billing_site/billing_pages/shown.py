@@ -100,6 +100,9 @@ GOES_ON: Final[tuple[tuple[Callable[[Subscription], bool], str], ...]] = (
 )
 
 
+SAYS_WHEN: Final = ("ending", "renewal_due")  # codes of banner lines that name the end of the term
+
+
 def has_coming(s: Subscription) -> bool:
     link = link_of(s)
     return bool(link and link.schedule_id)
@@ -124,7 +127,7 @@ class Shown:
 def _shown(s: Subscription, lines: Mapping[str, Line]) -> Shown:
     says = lines.get(s.number)
     template = next(words for is_so, words in GOES_ON if is_so(s))
-    is_said = says is not None and says.code in ("ending", "renewal_due")
+    is_said = says is not None and (says.code in SAYS_WHEN or (says.code == "trial_ending" and not s.auto_renews))
     return Shown(
         it=s,
         title=units(s.plan, s.quantity),
@@ -275,10 +278,12 @@ def change_form(s: Subscription, typed: Typed) -> dict[str, Any]:
 
 
 def previewed(s: Subscription, found: Preview) -> dict[str, Any]:
+    prorated = sum(line.amount_minor for line in found.lines if line.proration)
     return {
         "title": units(s.plan, s.quantity),
         "lines": [(line.description, money(line.amount_minor, found.currency)) for line in found.lines],
         "due_now": money(found.due_now_minor, found.currency),
+        "credit": money(-prorated, found.currency) if prorated < 0 and not found.due_now_minor else "",
         "from_then_on": money(found.next_minor, found.currency),
         "at": day(found.at),
     }
