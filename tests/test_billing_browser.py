@@ -1,5 +1,6 @@
 """What a customer buys and changes by clicking, in a real browser, at our pages and at Stripe's."""
 
+import re
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -48,6 +49,7 @@ def test_a_customer_buys_changes_the_plan_cancels_and_takes_it_back(live_server:
         page.get_by_label("Plan").select_option("big:month")
         press("Preview")
         expect(page.locator("#lines")).to_contain_text("Due now40.00 EUR")
+        expect(page.locator("#lines")).to_contain_text(re.compile(r"Remaining time on 2 x Plan \d+ after"))
         expect(page.locator("#slots tbody")).to_contain_text("basic26")
         press("Confirm")
         expect(page.get_by_role("status")).to_contain_text("is changed.")
