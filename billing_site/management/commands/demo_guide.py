@@ -25,10 +25,12 @@ Everything is up. Look here:
 BUY = """
 Next step: buy something, as a customer does:
 
-  1. {url}/billing as owner / {password}: press "Buy Fleet". On the sandbox's page try the card that is declined, then
-     the one that works. You come back, and it is ACTIVE at once, without any event.
+  1. {url}/billing as owner / {password}
+     Press "Buy Fleet". On the sandbox's page try the card that is declined, then the one that works. You come back,
+     and it is ACTIVE at once, without any event.
   2. There too: "Change plan…" with its preview, "Cancel at term end", "Pause", an add-on, the portal of Stripe's.
-  3. {stripe} lets time pass, fails a card, and loses, repeats or delays events: the page above follows.
+  3. {stripe} lets time pass, fails a card, and loses, repeats or delays events.
+     The page above follows.
 """
 
 FIRST_STEPS = """
