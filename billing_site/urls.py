@@ -7,6 +7,8 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from billing_site import ops, pages, returning
 from billing_site.api import access, billing, changing, customer, devices, edge, entitlements, platform
+from billing_site.billing_pages import billing as buying
+from billing_site.billing_pages.changing import ChangePlan
 from webhooks.intake import stripe_webhook
 
 # dj-stripe's admin registers endpoints at Stripe under this name; its own view stays unmounted: 33 statements
@@ -59,6 +61,13 @@ urlpatterns = [
     path(".well-known/jwks.json", edge.Jwks.as_view(), name="jwks"),
     path("api/schema", SpectacularAPIView.as_view(permission_classes=[]), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema", permission_classes=[]), name="docs"),
+    path("billing", buying.BillingPage.as_view(), name="billing"),
+    path("billing/buy", buying.Buy.as_view(), name="billing_buy"),
+    path("billing/addon", buying.BuyAddon.as_view(), name="billing_addon"),
+    path("billing/portal", buying.Portal.as_view(), name="billing_portal"),
+    path("billing/subscriptions/<slug:number>/change", ChangePlan.as_view(), name="billing_change"),
+    path("billing/subscriptions/<slug:number>/renew", buying.Renew.as_view(), name="billing_renew"),
+    path("billing/subscriptions/<slug:number>/<slug:verb>", buying.Press.as_view(), name="billing_press"),
     path("billing/return", returning.billing_return, name="billing_return"),
     path("admin/", admin.site.urls),
     path("login", LoginView.as_view(template_name="login.html"), name="login"),

@@ -8,7 +8,8 @@ THOUSANDTHS = frozenset({"BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"})
 
 
 def money(amount_minor: int, currency: str) -> str:
-    """`1,234.50 EUR`."""
+    """`1,234.50 EUR`, `-0.50 EUR`."""
     decimals = 0 if currency in WITHOUT_CENTS else 3 if currency in THOUSANDTHS else 2
-    units, rest = divmod(amount_minor, 10**decimals)
-    return f"{units:,}{f'.{rest:0{decimals}}' if decimals else ''} {currency}"
+    units, rest = divmod(abs(amount_minor), 10**decimals)
+    sign = "-" if amount_minor < 0 else ""
+    return f"{sign}{units:,}{f'.{rest:0{decimals}}' if decimals else ''} {currency}"

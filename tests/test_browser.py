@@ -47,22 +47,24 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def visitor(opened: Browser, url: str) -> Iterator[Page]:
-    """A page that starts at `url`. What the browser complains of and what it asks of other servers fails the test."""
+def visitor(opened: Browser, url: str, *others: str, **more: Any) -> Iterator[Page]:
+    """A page that starts at `url`. What the browser complains of and what it asks of servers that are not among the
+    `others` fails the test.
+    """
     complaints: list[str] = []
-    context = opened.new_context(base_url=url, viewport={"width": 1280, "height": 900})
+    context = opened.new_context(**{"base_url": url, "viewport": {"width": 1280, "height": 900}} | more)
     page = context.new_page()
     page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("response", lambda answer: complaints.append(answer.url) if answer.status >= 400 else None)
-    page.on("request", lambda asked: complaints.append(asked.url) if elsewhere(asked.url, url) else None)
+    page.on("request", lambda asked: complaints.append(asked.url) if elsewhere(asked.url, url, *others) else None)
     yield page
     context.close()
     assert complaints == []
 
 
-def elsewhere(address: str, url: str) -> bool:
-    return not address.startswith((url, "data:", "blob:"))
+def elsewhere(address: str, *servers: str) -> bool:
+    return not address.startswith((*servers, "data:", "blob:"))
 
 
 def sign_in(page: Page, name: str) -> None:

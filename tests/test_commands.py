@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from billing_site.local.caught_mail import Mailbox
 from billing_site.management.commands import advance_subscriptions
+from entitlements.models import SlotPack
 from notifications.management.commands import send_notices
 from notifications.models import Notice
 from subscriptions.models import Member, Plan, PlanPrice, Subscription, Tenant
@@ -187,15 +188,15 @@ def test_an_unknown_event_is_named_and_the_known_ones_are_still_tried(stripe: Sa
 
 
 def everything() -> dict[str, list[Mapping[str, Any]]]:
-    models = (User, Tenant, Member, Plan, PlanPrice, Subscription, StripePrice)
+    models = (User, Tenant, Member, Plan, PlanPrice, Subscription, StripePrice, SlotPack)
     return {model.__name__: [*model._default_manager.order_by("pk").values()] for model in models}
 
 
 def test_seeding_twice_changes_nothing_the_second_time(stripe: Sandbox) -> None:
-    assert run("seed_demo") == ["3 tenants, 3 plans."]
+    assert run("seed_demo") == ["3 tenants, 4 plans."]
     before, at_stripe = everything(), len(stripe.api("GET", "/v1/subscriptions", status="all")["data"])
     assert {tenant["slug"] for tenant in before["Tenant"]} == {"acme", "borealis", "cirrus"}
-    assert run("seed_demo") == ["3 tenants, 3 plans."]
+    assert run("seed_demo") == ["3 tenants, 4 plans."]
     assert everything() == before
     assert len(stripe.api("GET", "/v1/subscriptions", status="all")["data"]) == at_stripe == 1
 
@@ -210,7 +211,7 @@ def test_the_guide_names_every_place_and_the_first_steps(stripe: Sandbox, settin
     for said in (
         "http://127.0.0.1:8000/admin/", "http://127.0.0.1:8025/", "admin / termkeeper-demo",
         f"-X POST {stripe.url}/_sandbox/subscriptions/{awaited['id']}/pay",
-        f"/admin/subscriptions/subscription/{trial.pk}/change/",
+        f"/admin/subscriptions/subscription/{trial.pk}/change/", "http://127.0.0.1:8000/billing",
     ):  # fmt: skip
         assert said in guide
 

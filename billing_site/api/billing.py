@@ -150,7 +150,7 @@ class WaysSerializer(Strict):
         """Raises UrlNotAllowed."""
         asked = self.validated_data
         return Ways(
-            back=f"{request.build_absolute_uri(reverse('billing_return'))}?session_id={SESSION_ID}",
+            back=way_back(request),
             success_url=checked(asked["success_url"], name="success_url") if "success_url" in asked else "",
             cancel_url=way_home(request, asked.get("cancel_url"), name="cancel_url"),
         )
@@ -182,6 +182,11 @@ class PortalSerializer(Strict):
 def way_home(request: HttpRequest | Request, asked: str | None, *, name: str) -> str:
     """The address that was asked for, or our first page. Raises UrlNotAllowed."""
     return request.build_absolute_uri(reverse("home")) if asked is None else checked(asked, name=name)
+
+
+def way_back(request: HttpRequest | Request) -> str:
+    """Our page that applies what was bought."""
+    return f"{request.build_absolute_uri(reverse('billing_return'))}?session_id={SESSION_ID}"
 
 
 # --- where it is paid -------------------------------------------------------------------------------------------------

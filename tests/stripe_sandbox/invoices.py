@@ -20,7 +20,9 @@ def written(
     invoice_id = new_id("invoice")
     total = sum(charge.amount for charge in charges)
     due = total + customer["balance"]
-    lines = [line_for(charge, subscription, invoice_id) for charge in charges]
+    products = [charge.item["price"]["product"] for charge in charges]
+    names = [(world.store.get("product", product) or {}).get("name") or product for product in products]
+    lines = [line_for(charge, subscription, invoice_id, name) for charge, name in zip(charges, names, strict=True)]
     return blank_invoice(invoice_id, customer, subscription, now) | {
         "amount_due": max(0, due),
         "amount_remaining": max(0, due),

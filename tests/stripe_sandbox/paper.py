@@ -23,9 +23,9 @@ class Charge:
         return asdict(self)
 
 
-def line_for(charge: Charge, subscription: Obj, invoice_id: str) -> Obj:
+def line_for(charge: Charge, subscription: Obj, invoice_id: str, product: str) -> Obj:
     item, price = charge.item, charge.item["price"]
-    name = price["nickname"] or price["lookup_key"] or price["id"]
+    name = price["nickname"] or product
     each = f"{price['unit_amount'] / 100:.2f} {price['currency'].upper()}"
     description = f"{item['quantity']} x {name} (at {each} / {price['recurring']['interval']})"
     if charge.proration:

@@ -16,14 +16,25 @@ PLACES = """\
 Everything is up. Look here:
 
   back office      {url}/admin/              admin / {password}
-  customer         {url}/login               owner / {password}
+  customer         {url}/billing             owner / {password}
   API              {url}/api/docs/
   Stripe sandbox   {stripe}
   caught mail      {mail}
 """
 
+BUY = """
+Next step: buy something, as a customer does:
+
+  1. {url}/billing as owner / {password}
+     Press "Buy Fleet". On the sandbox's page try the card that is declined, then the one that works. You come back,
+     and it is ACTIVE at once, without any event.
+  2. There too: "Change plan…" with its preview, "Cancel at term end", "Pause", an add-on, the portal of Stripe's.
+  3. {stripe} lets time pass, fails a card, and loses, repeats or delays events.
+     The page above follows.
+"""
+
 FIRST_STEPS = """
-Next step: let Stripe report a payment for {number} of Acme Robotics, which is on trial:
+Or without a page: let Stripe report a payment for {number} of Acme Robotics, which is on trial:
 
   1. curl -sS -o /dev/null -X POST {stripe}/_sandbox/subscriptions/{at_stripe}/pay
      (or press Pay on the sandbox's page) and see it ACTIVE, with the event in its audit trail:
@@ -85,6 +96,7 @@ class Command(BaseCommand):
             more = self._more(acme, places)
             self.stdout.write(FOLLOWED.format(**places, number=acme.number, status=acme.status, pk=acme.pk, more=more))
         elif acme and settings.DEMO_STRIPE_URL:
+            self.stdout.write(BUY.format(**places))
             self.stdout.write(FIRST_STEPS.format(**places, **self._to_do(acme, places)))
 
     def _more(self, acme: Subscription, places: dict[str, str]) -> str:

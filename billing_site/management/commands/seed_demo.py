@@ -1,4 +1,4 @@
-"""What the demo shows: two plans, three tenants, devices in slots, and a purchase at Stripe that waits to be paid."""
+"""What the demo shows: plans, tenants, devices in slots, and a purchase at Stripe that waits to be paid."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from entitlements.bulk import Wish, assign_many
 from entitlements.follow import follow
-from entitlements.models import DeviceTier, Feature, PlanFeature, PlanSlots, TierFeature
+from entitlements.models import DeviceTier, Feature, PlanFeature, PlanSlots, SlotPack, TierFeature
 from subscriptions import lifecycle
 from subscriptions.audit import Actor
 from subscriptions.lifecycle import Purchase
@@ -21,6 +21,7 @@ from webhooks import stripe_api
 from webhooks.catalogue import customer_of, price_at_stripe
 
 PASSWORD = "termkeeper-demo"
+MONTH, YEAR = PlanPrice.Interval
 
 
 def awaited_purchase(tenant: Tenant) -> str:
@@ -29,7 +30,7 @@ def awaited_purchase(tenant: Tenant) -> str:
         "/v1/subscriptions",
         idempotency_key=stripe_api.key_for("demo-subscription", tenant.pk, tenant.created_at.isoformat()),
         customer=customer_of(tenant),
-        items=[{"price": price_at_stripe(PlanPrice.objects.get(plan__code="fleet"))}],
+        items=[{"price": price_at_stripe(PlanPrice.objects.get(plan__code="fleet", interval=MONTH))}],
         payment_behavior="default_incomplete",
     )
     return str(made["id"])
@@ -42,9 +43,13 @@ class Command(BaseCommand):
         staff = self._user("admin", is_staff=True, is_superuser=True)
         basic = self._tier("basic", "Basic", is_default=True)
         premium = self._tier("premium", "Premium", position=1)
-        fleet = self._plan("fleet", "Fleet", Type.MAIN, 49_00, {basic: 50, premium: 10})
-        self._plan("fleet-s", "Small fleet", Type.MAIN, 19_00, {basic: 20, premium: 5})
-        trial = self._plan("trial", "Free trial", Type.TRIAL, None, {basic: 5})
+        fleet = self._plan(
+            "fleet", "Fleet", Type.MAIN, {MONTH: 49_00, YEAR: 490_00}, {basic: 50, premium: 10}, trial_days=14
+        )
+        self._plan("fleet-s", "Small fleet", Type.MAIN, {MONTH: 19_00}, {basic: 20, premium: 5})
+        self._plan("more-basic", "More basic", Type.ADDON, {MONTH: 9_00, YEAR: 90_00}, {basic: 10})
+        self._pack("premium-5", "Five premium slots", premium, 5, 12_00)
+        trial = self._plan("trial", "Free trial", Type.TRIAL, {}, {basic: 5})
         calls = self._feature("api-calls", "API calls", Feature.Kind.QUOTA)
         PlanFeature.objects.get_or_create(plan=fleet, feature=calls, defaults={"amount": 100_000})
         PlanFeature.objects.get_or_create(plan=trial, feature=calls, defaults={"amount": 1_000})
@@ -57,9 +62,10 @@ class Command(BaseCommand):
         self._start(
             acme, Purchase(trial, now, now + timedelta(days=14)), by, now, "demo:acme-trial", "asked for a trial"
         )
-        last_year = Purchase(fleet, now - timedelta(days=345), now + timedelta(days=20), fleet.prices.get())
+        a_month = fleet.prices.get(interval=MONTH)
+        last_year = Purchase(fleet, now - timedelta(days=345), now + timedelta(days=20), a_month)
         self._start(borealis, last_year, by, now, "demo:borealis", "purchase order 4711")
-        three_years = Purchase(fleet, now - timedelta(days=20), now + timedelta(days=1075), fleet.prices.get())
+        three_years = Purchase(fleet, now - timedelta(days=20), now + timedelta(days=1075), a_month)
         self._start(cirrus, three_years, by, now, "demo:cirrus", "purchase order 4712")
         wishes = [Wish(f"sensor-{n:02}", "premium" if n > 25 else "basic") for n in range(1, 36)]
         assign_many(cirrus.pk, wishes, all_or_nothing=False, actor=by, now=now, reason="the demo's devices")
@@ -91,15 +97,19 @@ class Command(BaseCommand):
         return Feature.objects.get_or_create(code=code, defaults={"name": name, "kind": kind})[0]
 
     def _plan(
-        self, code: str, name: str, type: Type, amount_minor: int | None, slots: Mapping[DeviceTier, int]
+        self, code: str, name: str, type: Type, prices: Mapping[str, int], slots: Mapping[DeviceTier, int], **more: Any
     ) -> Plan:
-        plan, made = Plan.objects.get_or_create(code=code, defaults={"name": name, "type": type})
+        plan, made = Plan.objects.get_or_create(code=code, defaults={"name": name, "type": type, **more})
         if made:
             PlanSlots.objects.bulk_create(PlanSlots(plan=plan, tier=tier, slots=n) for tier, n in slots.items())
-        if amount_minor is not None:
-            terms = {"plan": plan, "currency": "EUR", "interval": PlanPrice.Interval.MONTH, "interval_count": 1}
+        for interval, amount_minor in prices.items():
+            terms = {"plan": plan, "currency": "EUR", "interval": interval, "interval_count": 1}
             PlanPrice.objects.get_or_create(**terms, defaults={"amount_minor": amount_minor})
         return plan
+
+    def _pack(self, code: str, name: str, tier: DeviceTier, slots: int, amount_minor: int) -> None:
+        sold = {"currency": "EUR", "interval": MONTH, "amount_minor": amount_minor}
+        SlotPack.objects.get_or_create(code=code, defaults={"name": name, "tier": tier, "slots": slots, **sold})
 
     def _tenant(self, slug: str, name: str, owner: str) -> Tenant:
         tenant, _ = Tenant.objects.get_or_create(
