@@ -508,7 +508,11 @@ def test_engineers_and_others_change_nothing(verb: str, shop: Shop, s: Subscript
     assert len(shop.stripe.requests()) == before
 
 
-WHO_CANNOT_PAY = {"declined": "card_declined", "none": "no_payment_method", "requires_action": "payment_needs_confirmation"}
+WHO_CANNOT_PAY = {
+    "declined": "card_declined",
+    "none": "no_payment_method",
+    "requires_action": "payment_needs_confirmation",
+}
 
 
 @pytest.mark.parametrize(("card", "code"), WHO_CANNOT_PAY.items())

@@ -70,7 +70,7 @@ class Life(RuleBasedStateMachine):
         main = subscription(plan=plan, auto_renews=auto_renews, status=Status.TRIAL if in_trial else None)
         self.addon_plan, self.another_plan = PlanFactory.create(type=Type.ADDON), PlanFactory.create()
         bought = [subscription(Type.ADDON, parent=main, plan=self.addon_plan) for _ in range(addons)]
-        trial = subscription(Type.TRIAL, tenant=main.tenant)
+        trial = subscription(Type.TRIAL, tenant=main.tenant, another_trial=True)
         self.main, self.tenant_id = main.pk, main.tenant_id
         self.members = [main.pk, trial.pk, *(addon.pk for addon in bought)]
 

@@ -186,23 +186,6 @@ def test_what_the_clock_ended_and_what_somebody_forgot_is_read_off_the_audit_and
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_the_clock_ended_while_it_is_paid_at_stripe_is_not_ended_there_but_waits_for_a_person(
-    stripe: Sandbox,
-) -> None:
-    """Its news were lost for months: who pays keeps what was paid for until somebody has looked."""
-    s = bought(stripe)
-    stripe.clock(100 * 86_400)
-    in_100_days = timezone.now() + 100 * DAY
-    advance(in_100_days)
-    settle()
-    telling.catch_up(now=in_100_days)
-    s.refresh_from_db()
-    assert (s.status, s.end_reason) == (Status.EXPIRED, EndReason.SUSPENSION_OVER)
-    assert (deliver(in_100_days), rows()) == (["stuck: paid_at_stripe"], [("END", STUCK)])
-    assert there(stripe, s)["status"] == "active"
-
-
-@pytest.mark.django_db(transaction=True)
 def test_what_was_told_already_or_stripe_knew_first_or_stripe_has_not_at_all_is_not_read_off_the_audit(
     stripe: Sandbox,
 ) -> None:

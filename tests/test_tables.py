@@ -132,7 +132,7 @@ class World:
         row: dict[str, Any] = {
             "tenant_id": self.tenant, "plan_id": self.plan, "price_id": PlanPriceFactory.create().pk, "quantity": 1,
             "session_id": "", "url": "", "success_url": "/", "cancel_url": "/", "state": "OPEN", "actor": "member:1",
-            "created_at": JAN_1, "expires_at": FEB_1,
+            "created_at": JAN_1, "expires_at": FEB_1, "request": "{}",
         }  # fmt: skip
         return insert("stripe_checkouts", "id", **row | more)
 

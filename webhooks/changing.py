@@ -35,6 +35,7 @@ from subscriptions.models import AuditEntry, PlanPrice, Subscription
 from subscriptions.states import Status
 from webhooks import stripe_api, telling, truth
 from webhooks.catalogue import price_at_stripe, price_of_pack
+from webhooks.converge import Overtaken
 from webhooks.errors import EndsWithTerm, HeldByStaff, NoSuchPack, NoSuchPrice
 from webhooks.models import StripeLink, StripePrice, Telling
 from webhooks.stripe_state import Unmappable, owes, stripe_id, wanted
@@ -604,7 +605,7 @@ def _is_last_period(state: dict[str, Any]) -> bool:
 def _bring(billed: Iterable[_Billed], by: By) -> None:
     """What is true at Stripe is true here. Whoever keeps overtaking us brings it as well."""
     for one in billed:
-        with suppress(truth.Overtaken):
+        with suppress(Overtaken):
             truth.refresh(one.link_id, now=by.now, actor=by.actor, source_id=by.source_id)
 
 

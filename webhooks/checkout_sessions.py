@@ -21,6 +21,7 @@ from subscriptions.audit import Actor
 from subscriptions.errors import DomainError
 from subscriptions.models import PlanPrice, Subscription, Tenant
 from webhooks import stripe_api, truth
+from webhooks.converge import Overtaken
 from webhooks.errors import AlreadyBought, PurchaseSettling, StripeConflict, Superseded
 from webhooks.models import Checkout, StripeLink
 from webhooks.stripe_state import CHECKOUT, Unmappable, stripe_id
@@ -125,7 +126,7 @@ def bring(row: Checkout, session: dict[str, Any], *, now: Now, request_id: str =
         return Came.STUCK
     try:
         truth.refresh(subscription_id, now=now, source_id=f"{row.session_id}~{request_id}" if request_id else "")
-    except (Unmappable, DomainError, truth.Overtaken) as error:
+    except (Unmappable, DomainError, Overtaken) as error:
         log.warning("%s was bought and is not here: %s", subscription_id, getattr(error, "code", "overtaken"))
         return Came.STUCK
     Checkout.objects.filter(pk=row.pk, state=Checkout.State.OPEN).update(state=Checkout.State.COMPLETE)

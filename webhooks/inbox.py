@@ -19,9 +19,9 @@ from django.db.models import F
 
 from subscriptions.errors import DomainError
 from webhooks import stripe_api, truth
+from webhooks.converge import Overtaken
 from webhooks.models import StripeEvent
 from webhooks.stripe_state import Unmappable, wanted
-from webhooks.truth import Overtaken
 
 log = logging.getLogger(__name__)
 

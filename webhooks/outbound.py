@@ -22,9 +22,9 @@ from djstripe.models import Customer
 from subscriptions.audit import CLOCK, Actor
 from subscriptions.errors import DomainError
 from subscriptions.models import Subscription, Tenant
-from subscriptions.states import EndReason, Status
+from subscriptions.states import Status
 from webhooks import catalogue, stripe_api, truth
-from webhooks.converge import ASIDE
+from webhooks.converge import ASIDE, Overtaken
 from webhooks.inbox import JITTER, MOST_ATTEMPTS, RETRY_SECONDS
 from webhooks.models import Checkout, StripePrice, Telling
 from webhooks.stripe_state import Unmappable, stripe_id, wanted
@@ -231,7 +231,7 @@ def _learn(claimed: Claimed, theirs: dict[str, Any], ticket: int, outcome: str, 
         truth.apply(wanted(theirs), ticket, finish, now=now, source_id=f"telling:{claimed.pk}~{claimed.attempts}")
     except (Unmappable, DomainError, stripe_api.StripeError) as error:
         return _noted(claimed, f"{outcome}; what Stripe has was not applied: {error.code}")
-    except truth.Overtaken:
+    except Overtaken:
         return _noted(claimed, f"{outcome}; others apply what Stripe has")
     return outcome
 
@@ -291,19 +291,7 @@ def difference(aspect: Telling.Aspect, ours: Subscription, theirs: dict[str, Any
 
 
 def _end(ours: Subscription, theirs: dict[str, Any], now: datetime) -> Say | None:
-    """What the clock ended because no payment came is not ended there while it is paid: news of that were lost, and who
-    pays keeps what was paid for until a person has looked.
-    """
-    if ours.status != Status.EXPIRED:
-        return None
-    if ours.end_reason == EndReason.SUSPENSION_OVER and _is_paid(theirs, now):
-        raise CannotBeTold("paid_at_stripe", f"The clock ended {ours.number}, and at Stripe it is paid.")
-    return Say(is_the_end=True)
-
-
-def _is_paid(theirs: dict[str, Any], now: datetime) -> bool:
-    state = wanted(theirs)
-    return state.status == Status.ACTIVE and any(state.term(item)[1] > now for item in state.items)
+    return Say(is_the_end=True) if ours.status == Status.EXPIRED else None
 
 
 def _term_end(ours: Subscription, theirs: dict[str, Any], now: datetime) -> Say | None:
