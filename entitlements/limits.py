@@ -101,13 +101,19 @@ def set_packs(
 
 
 def would_sell(plan_id: int, quantity: int, packs: Mapping[int, int]) -> dict[str, int]:
-    """Tier → slots that so many units of a plan and of these packs (by their ids) sell. Up to two queries."""
+    """Tier → slots that so many units of a plan and of these packs (by their ids) sell. Up to two queries.
+
+    Raises InvalidSlots for more than a subscription can hold: whoever paid for these would get none.
+    """
     slots: dict[str, int] = {}
     for code, per_unit in PlanSlots.objects.filter(plan=plan_id).values_list("tier__code", "slots"):
         slots[code] = per_unit * quantity
     if packs:
         for pk, code, per_unit in SlotPack.objects.filter(pk__in=packs).values_list("pk", "tier__code", "slots"):
             slots[code] = slots.get(code, 0) + per_unit * packs[pk]
+    for code, many in slots.items():
+        if many > MOST_SLOTS:
+            raise InvalidSlots(f"{many:,} slots of {code} are more than {MOST_SLOTS:,}.")
     return slots
 
 

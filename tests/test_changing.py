@@ -10,6 +10,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from entitlements.models import SlotPack
 from subscriptions import lifecycle
 from subscriptions.audit import Actor
 from subscriptions.models import Member, Subscription
@@ -409,6 +410,17 @@ def test_what_is_not_offered_is_refused_before_stripe_is_told(
     with nothing_changes():
         assert problem(ask(owner, s, "change", **said)) == (status, code)
     assert changes_at_stripe(shop, before) == []
+
+
+def test_nobody_pays_for_more_slots_than_a_subscription_can_hold(shop: Shop, s: Subscription, owner: Client) -> None:
+    SlotPack.objects.filter(code="more").update(slots=30_000)
+    before = len(shop.stripe.requests())
+    with nothing_changes():
+        for verb in ("change", "change/preview"):
+            assert problem(ask(owner, s, verb, packs={"more": 34})) == (400, "invalid_slots")
+    assert changes_at_stripe(shop, before) == []
+    done(ask(owner, s, "change", packs={"more": 33}))
+    assert_equal_to_stripe(shop.stripe, s)
 
 
 def test_a_plan_of_another_type_or_no_longer_sold_is_not_changed_to(shop: Shop, s: Subscription, owner: Client) -> None:

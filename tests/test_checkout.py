@@ -233,6 +233,12 @@ def test_nothing_but_what_is_in_the_catalogue_is_sold(
     assert stripe.requests() == []
 
 
+def test_more_slots_than_a_subscription_can_hold_are_not_sold(owner: Client, stripe: Sandbox) -> None:
+    sold("fleet", slots=101)
+    refused(buys(owner, quantity=10_000), 400, "invalid_slots")
+    assert stripe.requests() == []
+
+
 def test_the_currency_and_the_count_choose_among_several_prices(owner: Client, stripe: Sandbox) -> None:
     plan = sold("two").plan
     dollars = PlanPriceFactory.create(plan=plan, currency="USD")

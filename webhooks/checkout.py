@@ -12,6 +12,7 @@ from typing import Any
 
 from django.conf import settings
 
+from entitlements import limits
 from entitlements.models import SlotPack
 from subscriptions import terms
 from subscriptions.audit import Actor
@@ -59,10 +60,11 @@ class Ways:
 def buy(tenant: Tenant, order: Order, ways: Ways, *, actor: Actor, now: Now) -> str:
     """Where a subscription that stands by itself is paid. A tenant that had no trial begins with the plan's.
 
-    Raises LiveMainExists, AlreadyBought, PurchaseSettling.
+    Raises LiveMainExists, InvalidSlots, AlreadyBought, PurchaseSettling.
     """
     price = price_for(order, BY_ITSELF)
     packs = packs_for(order, price)
+    limits.would_sell(price.plan_id, order.quantity, {pack.pk: units for pack, units in packs})
 
     def check() -> None:
         _check_open(tenant)
@@ -83,12 +85,14 @@ def buy_addon(
     """Where an add-on is paid, and when it ends: with its main subscription. Its first period is the rest of that one's
     term, and costs as much less.
 
-    Raises SubscriptionNotFound, NoRunningTerm, IntervalDiffers, TermEndsSoon, TooEarly, AddonHeld, PurchaseSettling.
+    Raises SubscriptionNotFound, NoRunningTerm, IntervalDiffers, InvalidSlots, TermEndsSoon, TooEarly, AddonHeld,
+    PurchaseSettling.
     """
     parent = subscription_of(tenant, parent_number)
     order = _at_the_interval_of(parent, order)
     price = price_for(order, BESIDE_A_MAIN)
     packs = packs_for(order, price)
+    limits.would_sell(price.plan_id, order.quantity, {pack.pk: units for pack, units in packs})
     if parent.price and _interval(parent.price) != _interval(price):
         raise IntervalDiffers(interval=parent.price.interval, interval_count=parent.price.interval_count)
 
