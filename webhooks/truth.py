@@ -14,7 +14,8 @@ from django.db import connection, transaction
 from subscriptions.audit import STRIPE, Actor
 from subscriptions.errors import DomainError
 from webhooks import newcomers, stripe_api
-from webhooks.converge import Overtaken, UnknownCustomer, converge, scheduled
+from webhooks.converge import Overtaken as Overtaken  # as those know it who refresh
+from webhooks.converge import UnknownCustomer, converge, scheduled
 from webhooks.known import known_of
 from webhooks.models import Checkout, StripeLink
 from webhooks.stripe_state import Wanted, wanted
