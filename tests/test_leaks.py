@@ -65,10 +65,18 @@ def test_logs_and_tables_hold_no_card_detail_no_key_and_no_payload(
         inbox.replay([*StripeEvent.objects.values_list("pk", flat=True)], now=timezone.now())
         by_hand()
         reconciled()
-    methods = stripe.api("GET", f"/v1/customers/{customer_of(tenant)}/payment_methods")["data"]
-    last4 = {method["card"]["last4"] for method in methods if method.get("card")}
     secrets = [configured.STRIPE_SECRET_KEY, *configured.STRIPE_WEBHOOK_SECRETS]
-    words = ["planted-in-metadata", PHONE, "last4", "pm_", "_secret_", "upstream", "Your card was declined", *secrets]
+    words = [
+        "planted-in-metadata",
+        PHONE,
+        "last4",
+        "pm_",
+        "_secret_",
+        "upstream",
+        "Your card was declined",
+        "4242",
+        *secrets,
+    ]
     found = {"tables": everything_in_the_database(), "logs": caplog.text, "the answer": refusal.content.decode()}
     assert StripeEvent.objects.count() > 10
-    assert {(where, word) for where, text in found.items() for word in {*words, *last4} if word in text} == set()
+    assert {(where, word) for where, text in found.items() for word in words if word in text} == set()
