@@ -43,7 +43,11 @@ RULES: dict[Drift.Kind, Rule] = {
     Kind.BILLED_AFTER_END: Rule(Severity.HIGH, False, "End it at Stripe, too: nobody is billed for nothing."),
     Kind.SERVED_AFTER_END: Rule(Severity.HIGH, True, "Ask Stripe again and apply what it says: it ends here."),
     Kind.DUPLICATE: Rule(Severity.HIGH, False, "Cancel this one at Stripe, at once; the other one goes on."),
-    Kind.UNKNOWN_HERE: Rule(Severity.HIGH, True, "Ask Stripe again and begin it here."),
+    Kind.UNKNOWN_HERE: Rule(
+        Severity.HIGH,
+        True,
+        "Ask Stripe again and begin it here. Whose an unknown customer is, says `manage.py adopt_stripe --map FILE`.",
+    ),
     Kind.UNKNOWN_AT_STRIPE: Rule(Severity.HIGH, False, "End it here: nobody pays for it."),
     Kind.UNREADABLE: Rule(Severity.MEDIUM, False, "Ask Stripe again and apply what it says."),
     Kind.REFUND: Rule(Severity.LOW, False, ""),
