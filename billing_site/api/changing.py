@@ -64,9 +64,7 @@ class PackUnits(serializers.DictField):
 class SubscriptionChangeSerializer(Strict):
     plan = Text(required=False, validators=[CODE], help_text="Its code. Left out, like all here: as it is.")
     interval = serializers.ChoiceField(PlanPrice.Interval.choices, required=False)
-    interval_count = Units(
-        required=False, help_text="Where the plan is sold at several. Left out: the present one, if it is sold."
-    )
+    interval_count = Units(required=False, help_text="Where the plan is sold at several.")
     currency = serializers.RegexField(r"^[A-Z]{3}\Z", required=False, help_text="It stays: only named to be sure.")
     quantity = Units(required=False)
     packs = PackUnits(required=False, help_text="Units of slot packs by their codes; 0: none. Others stay.")

@@ -53,6 +53,7 @@ def units_of(item: dict[str, Any]) -> int:
 
 
 def target_of(subscription: Subscription, bought: Bought, wish: WishedChange) -> Bought:
+    """What is bought once the wish has come true. Raises CurrencyStays, NoSuchPack, and what `_price` does."""
     price = bought.price
     if wish.currency and wish.currency != price.currency:
         raise CurrencyStays(f"{subscription.number} is paid in {price.currency}.")

@@ -81,8 +81,8 @@ def _undone(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def pause(subscription: Subscription, *, resumes_at: datetime | None = None, by: AskedBy) -> None:
-    """Nobody pays and nothing is served, of its add-ons neither, until `resumes_at` or until it is resumed. At the
-    end of the longest suspension the subscription is over.
+    """Nobody pays and nothing is served, of its add-ons neither, until `resumes_at` or until it is resumed. A pause
+    that lasts as long as a suspension may last ends the subscription.
 
     Raises InvalidPause, NotBilledByStripe, AddonFollowsMain, IllegalTransition for a trial.
     """
