@@ -46,7 +46,7 @@ def test_a_customer_buys_changes_the_plan_cancels_and_takes_it_back(live_server:
         expect(card.locator(".badge")).to_have_text("ACTIVE")
         expect(card).to_contain_text("0 of 2")
         card.get_by_role("link", name="Change plan…").click()
-        page.get_by_label("Plan").select_option("big:month")
+        page.get_by_label("Plan").select_option("big:month:1")
         press("Preview")
         expect(page.locator("#lines")).to_contain_text("Due now40.00 EUR")
         expect(page.locator("#lines")).to_contain_text(re.compile(r"Remaining time on 2 x Plan \d+ after"))

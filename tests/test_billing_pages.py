@@ -186,7 +186,7 @@ def test_devices_are_parked_only_where_that_is_confirmed(shop: Shop) -> None:
     s = shop.buys()
     fill(s, "a", "b", "c")
     owner = signs_in(s.tenant)
-    wish = {"price": "small:month", "quantity": "1", "when": "now"}
+    wish = {"price": "small:month:1", "quantity": "1", "when": "now"}
     with nothing_changes():
         says(owner.post(change_of(s), wish | {"do": "preview"}), "2 devices, the newest, may lose their slots", BOX)
         says(owner.post(change_of(s), wish | {"do": "confirm"}), "2 devices would lose their slots.", BOX, status=409)
@@ -198,7 +198,7 @@ def test_devices_are_parked_only_where_that_is_confirmed(shop: Shop) -> None:
 def test_a_change_that_is_confirmed_twice_is_made_once(shop: Shop) -> None:
     s = shop.buys(price=shop.small)
     owner = signs_in(s.tenant)
-    wish = {"price": "big:month", "quantity": "1", "when": "now", "do": "confirm"}
+    wish = {"price": "big:month:1", "quantity": "1", "when": "now", "do": "confirm"}
     assert [owner.post(change_of(s), wish).status_code for _ in range(2)] == [303, 303]
     assert len(made(shop.stripe, f"/v1/subscriptions/{link_of(s)}")) == 1
     assert plan_of(s) == ("big", "month", 1)
@@ -207,10 +207,10 @@ def test_a_change_that_is_confirmed_twice_is_made_once(shop: Shop) -> None:
 def test_a_declined_card_changes_nothing_and_the_form_is_kept(shop: Shop) -> None:
     s = shop.buys(price=shop.small)
     shop.stripe.knobs(errors=[{"error": "insufficient_funds", "path_prefix": "/v1/subscriptions/", "method": "POST"}])
-    wish = {"price": "big:month", "quantity": "3", "when": "now", "do": "confirm"}
+    wish = {"price": "big:month:1", "quantity": "3", "when": "now", "do": "confirm"}
     with nothing_changes():
         answer = signs_in(s.tenant).post(change_of(s), wish)
-        says(answer, "insufficient funds", 'value="3"', '"big:month" selected', status=402)
+        says(answer, "insufficient funds", 'value="3"', '"big:month:1" selected', status=402)
 
 
 def test_what_is_typed_is_never_markup(shop: Shop) -> None:

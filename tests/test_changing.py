@@ -16,7 +16,7 @@ from subscriptions.audit import Actor
 from subscriptions.models import Member, Subscription
 from subscriptions.states import Action, Status, Type
 from tests import openapi
-from tests.builders import ALICE, JAN_1, TenantFactory, subscription
+from tests.builders import ALICE, JAN_1, PlanPriceFactory, TenantFactory, subscription
 from tests.changing_cast import Shop, at_stripe, bring, edit, end_of, fill, link_of, owner_of, plan_of
 from tests.history import at_once, nothing_changes
 from tests.stripe_equal import assert_equal_to_stripe
@@ -26,7 +26,8 @@ from tests.test_limits import held_by, parked
 from tests.test_slots import used
 from webhooks import changing
 from webhooks.catalogue import customer_of
-from webhooks.changing import By, Wish
+from webhooks.changing import AskedBy, WishedChange
+from webhooks.errors import PreviewTooOld
 from webhooks.models import StripeLink, StripePrice, Telling
 from webhooks.stripe_api import StripeRefused
 
@@ -302,16 +303,16 @@ def test_who_buys_more_and_then_less_gets_nothing_back_that_was_never_paid(shop:
     """An hour of what was previewed is not an hour before it was bought."""
     later = timezone.now() + timedelta(hours=2)
     shop.stripe.clock(2 * 3600)
-    by = By(Actor.api_key(3), lambda: later)
+    by = AskedBy(Actor.api_key(3), lambda: later)
     in_a_moment, long_ago = (int((later + t).timestamp()) for t in (timedelta(seconds=50), timedelta(minutes=-50)))
-    changing.change(s, wish=Wish(quantity=9), proration_date=in_a_moment, by=by)
+    changing.change(s, wish=WishedChange(quantity=9), proration_date=in_a_moment, by=by)
     for date in (long_ago, in_a_moment - 1):
         for verb in (changing.change, changing.preview):
-            with nothing_changes(), pytest.raises(changing.PreviewTooOld):
-                verb(s, wish=Wish(quantity=1), proration_date=date, by=by)
-    shown = changing.preview(s, wish=Wish(quantity=1), by=by)
+            with nothing_changes(), pytest.raises(PreviewTooOld):
+                verb(s, wish=WishedChange(quantity=1), proration_date=date, by=by)
+    shown = changing.preview(s, wish=WishedChange(quantity=1), by=by)
     assert shown.proration_date == in_a_moment
-    changing.change(s, wish=Wish(quantity=1), proration_date=in_a_moment, by=by)
+    changing.change(s, wish=WishedChange(quantity=1), proration_date=in_a_moment, by=by)
     paper = shop.stripe.api("GET", "/v1/invoices", limit=2)["data"]
     assert sum(invoice["total"] for invoice in paper) == 0
     assert_equal_to_stripe(shop.stripe, s)
@@ -393,10 +394,13 @@ def test_an_interval_takes_packs_of_its_own(shop: Shop, s: Subscription, owner: 
         ({"packs": {"nothing": 1}}, 400, "no_such_pack"),
         ({"currency": "USD"}, 400, "currency_stays"),
         ({"quantity": 0}, 400, "invalid"),
-        ({"quantity": 100_001}, 400, "invalid"),
+        ({"quantity": 10_001}, 400, "invalid"),
         ({"quantity": "2"}, 400, "invalid"),
         ({"quantity": 2.0}, 400, "invalid"),
         ({"packs": {"more": True}}, 400, "invalid"),
+        ({"packs": {"more": 10_001}}, 400, "invalid"),
+        ({"interval_count": 3}, 400, "no_such_price"),
+        ({"interval_count": "1"}, 400, "invalid"),
         ({"packs": {"more": -1}}, 400, "invalid"),
         ({"price": "price_1"}, 400, "invalid"),
         ({"quantity": 2, "proration_date": 1}, 409, "preview_too_old"),
@@ -429,6 +433,24 @@ def test_a_plan_of_another_type_or_no_longer_sold_is_not_changed_to(shop: Shop, 
     shop.small.plan.is_sold = False
     shop.small.plan.save()
     assert problem(ask(owner, s, "change", plan="small")) == (400, "no_such_price")
+
+
+def test_of_several_lengths_of_an_interval_the_present_one_stays_or_one_is_named(
+    shop: Shop, s: Subscription, owner: Client
+) -> None:
+    PlanPriceFactory.create(plan=shop.big.plan, amount_minor=50000, interval="year", interval_count=2)
+    quarterly = PlanPriceFactory.create(plan=shop.big.plan, amount_minor=8000, interval_count=3)
+    with nothing_changes():
+        refused = ask(owner, s, "change", interval="year")
+        assert problem(refused) == (400, "ambiguous_price")
+        assert [price["interval_count"] for price in refused.json()["sold"]] == [1, 2]
+    done(ask(owner, s, "change", plan="big", quantity=2))
+    assert plan_of(s) == ("big", "month", 2)
+    assert s.price == shop.big
+    done(ask(owner, s, "change", interval_count=3))
+    s.refresh_from_db()
+    assert s.price == quarterly
+    assert_equal_to_stripe(shop.stripe, s)
 
 
 def test_in_a_trial_a_change_is_free_and_at_once(shop: Shop) -> None:
@@ -594,10 +616,10 @@ def test_a_change_takes_so_many_queries_however_much_the_tenant_has(
 @pytest.mark.django_db(transaction=True)
 def test_of_two_clicks_at_the_same_moment_one_changes(shop: Shop, s: Subscription) -> None:
     shop.stripe.knobs(latency_seconds=0.1)  # both look before one of them changes
-    by = By(Actor.member(1), timezone.now)
+    by = AskedBy(Actor.member(1), timezone.now)
 
     def click() -> None:
-        changing.change(s, wish=Wish(quantity=2, packs={"more": 1}), by=by)
+        changing.change(s, wish=WishedChange(quantity=2, packs={"more": 1}), by=by)
 
     answers = at_once(click, click)
     assert answers.count(None) >= 1

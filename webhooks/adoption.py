@@ -113,7 +113,7 @@ def _customers(page: list[dict[str, Any]], map: Map, known: _Known, by: By) -> I
         elif not slug:
             yield Line("customer", customer, "waits", "no file and no metadata says whose it is")
         elif tenant is None:
-            yield Line("customer", customer, "waits", "its metadata names no tenant of ours", slug[:63])
+            yield Line("customer", customer, "waits", "the file or its metadata names no tenant of ours", slug[:63])
         elif tenant.pk in having:
             yield Line("customer", customer, "waits", f"the tenant is {having[tenant.pk]} already", slug)
         elif not by.writes or _assigned(customer, tenant):

@@ -24,13 +24,12 @@ from webhooks import stripe_api, truth
 from webhooks.converge import Overtaken
 from webhooks.errors import AlreadyBought, PurchaseSettling, StripeConflict, Superseded
 from webhooks.models import Checkout, StripeLink
-from webhooks.stripe_state import CHECKOUT, Unmappable, stripe_id
+from webhooks.stripe_state import CHECKOUT, OVER, Unmappable, stripe_id
 
 log = logging.getLogger(__name__)
 
 LIVES = timedelta(hours=23)  # Stripe takes 30 minutes to 24 hours, counted by its own clock
 MOST_TRIES = 5  # while others close and open checkouts of the same intent
-OVER = frozenset({"canceled", "incomplete_expired"})
 GONE = "resource_missing"  # a session of another account's, or deleted with its test data
 IN_USE = frozenset({409})  # Stripe is still at work on a request with the same key
 

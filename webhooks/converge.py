@@ -1,7 +1,7 @@
 """Make our subscription what Stripe says it is, through the lifecycle's verbs.
 
 Convergence, not deltas: it does not matter which event came, how often, or in which order. Nothing is locked but what
-the verbs lock: `inbox` notices who was overtaken.
+the verbs lock: `truth` notices who was overtaken.
 """
 
 from collections.abc import Collection, Sequence

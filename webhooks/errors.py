@@ -1,4 +1,4 @@
-"""What buying can refuse, and how Stripe's own errors read for whoever asked us: a table.
+"""What buying, renewing and changing refuse, and how Stripe's own errors read for whoever asked us: a table.
 
 Of Stripe's answer only words of its vocabulary are passed on, never a message: that can be anything.
 """
@@ -109,7 +109,7 @@ def told(error: StripeError) -> DomainError:
     return made
 
 
-# --- buying's ---------------------------------------------------------------------------------------------------------
+# --- of buying and renewing -------------------------------------------------------------------------------------------
 
 
 class UrlNotAllowed(DomainError):
@@ -218,3 +218,54 @@ class Superseded(DomainError):
     """Another purchase took its place."""
 
     code, http_status = "checkout_superseded", 409
+
+
+# --- of changing ------------------------------------------------------------------------------------------------------
+
+
+class NotBilledByStripe(DomainError):
+    """Stripe does not bill this subscription: ask your contact to change it."""
+
+    code, http_status = "not_billed_by_stripe", 409
+
+
+class BeingTold(DomainError):
+    """A change of this subscription is still on its way to Stripe: try again in a minute."""
+
+    code, http_status = "change_under_way", 409
+
+
+class CurrencyStays(DomainError):
+    """The currency of a subscription does not change."""
+
+    code, http_status = "currency_stays", 400
+
+
+class InvalidPause(DomainError):
+    """A pause ends later than now, and before a suspension of its length would end the subscription."""
+
+    code, http_status = "invalid_pause", 400
+
+
+class PaymentOwed(DomainError):
+    """The present term is not paid yet: pay that first, by renewing it."""
+
+    code, http_status = "payment_owed", 409
+
+
+class IsPaused(DomainError):
+    """It is paused: resume it first, or change it when its term ends."""
+
+    code, http_status = "paused", 409
+
+
+class PreviewTooOld(DomainError):
+    """What was shown is no longer what it costs: look at the preview again."""
+
+    code, http_status = "preview_too_old", 409
+
+
+class DevicesWouldBeParked(DomainError):
+    """There would be fewer slots than devices: confirm that the newest ones lose theirs."""
+
+    code, http_status = "devices_would_be_parked", 409

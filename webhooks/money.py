@@ -17,7 +17,7 @@ from webhooks.stripe_state import stripe_id
 KINDS = (Drift.Kind.REFUND, Drift.Kind.DISPUTE)
 FIRST = timedelta(days=90)  # how far the first run looks back
 OVERLAP = timedelta(days=1)  # runs look back a little further than the last one began: Stripe's lists lag
-OVER = ("won", "lost", "warning_closed", "prevented")  # a dispute's last words
+DECIDED = ("won", "lost", "warning_closed", "prevented")  # Stripe's last words on one
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def page(cursor: str, since: datetime, by: By) -> tuple[list[Found], str]:
     created = {"gte": int(since.timestamp())}
     rows, more = by.ask(stripe_api.list_page, these.path, after=after, created=created, expand=["data.charge"])
     known = set(Drift.objects.filter(object_id__in=[row["id"] for row in rows]).values_list("object_id", flat=True))
-    found = [_found(these.kind, row, by) for row in rows if row["id"] not in known and row.get("status") not in OVER]
+    found = [_found(these.kind, row, by) for row in rows if row["id"] not in known and row.get("status") not in DECIDED]
     if more:
         return found, f"{name}:{rows[-1]['id']}"
     return found, {"refunds": "disputes:", "disputes": "open:"}[name]
@@ -89,7 +89,7 @@ def _over(by: By) -> list[Found]:
             now = by.ask(stripe_api.fetch_dispute, drift.object_id)
         except StripeRefused:  # it stays open for staff; the others are asked about all the same
             continue
-        over = f"over: {now['status']}" if now.get("status") in OVER else ""
+        over = f"over: {now['status']}" if now.get("status") in DECIDED else ""
         difference = Difference(Drift.Kind.DISPUTE, {}, said(now), False)
         found.append(Found(drift.object_id, difference, drift.subscription_id, "", drift.tenant_id, "", over))
     return found

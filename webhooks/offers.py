@@ -42,9 +42,9 @@ def price_for(order: Order, types: frozenset[Type]) -> PlanPrice:
         and order.currency in ("", price.currency)
     ]
     if not fitting:
-        raise NoSuchPrice(plan=order.plan, sold=[_named(price) for price in sold])
+        raise NoSuchPrice(plan=order.plan, sold=[named(price) for price in sold])
     if len(fitting) > 1:
-        raise AmbiguousPrice(plan=order.plan, sold=[_named(price) for price in fitting])
+        raise AmbiguousPrice(plan=order.plan, sold=[named(price) for price in fitting])
     return fitting[0]
 
 
@@ -62,5 +62,6 @@ def packs_for(order: Order, price: PlanPrice) -> list[tuple[SlotPack, int]]:
     return found
 
 
-def _named(price: PlanPrice) -> dict[str, object]:
+def named(price: PlanPrice) -> dict[str, object]:
+    """A price as the facts of an error name it."""
     return {name: getattr(price, name) for name in ("interval", "interval_count", "currency", "amount_minor")}

@@ -27,12 +27,11 @@ from webhooks import catalogue, stripe_api, truth
 from webhooks.converge import ASIDE, Overtaken
 from webhooks.inbox import JITTER, MOST_ATTEMPTS, RETRY_SECONDS
 from webhooks.models import Checkout, StripePrice, Telling
-from webhooks.stripe_state import Unmappable, stripe_id, wanted
+from webhooks.stripe_state import OVER, Unmappable, stripe_id, wanted
 
 log = logging.getLogger(__name__)
 
 Aspect = Telling.Aspect
-OVER = ("canceled", "incomplete_expired")  # Stripe's words
 WAS_SO = "was so already"
 
 
@@ -41,7 +40,6 @@ CLAIM = """
     UPDATE stripe_tellings SET attempts = attempts + 1, next_attempt_at = %(lease)s
      WHERE id = (SELECT id FROM stripe_tellings AS t
                   WHERE state = 'PENDING' AND next_attempt_at <= %(now)s
-                    AND (%(only)s::bigint IS NULL OR id = %(only)s)
                     AND NOT EXISTS (SELECT FROM stripe_tellings AS other
                                      WHERE other.link_id = t.link_id AND other.state = 'PENDING' AND other.id <> t.id
                                        AND (other.id < t.id
@@ -96,12 +94,6 @@ def deliver(*, now: Callable[[], datetime], limit: int = 1000) -> Iterator[tuple
         yield str(claimed), _try(claimed, now)
 
 
-def deliver_one(telling_id: int, *, now: Callable[[], datetime]) -> str | None:
-    """Try one row, if it is due and nothing about the same subscription comes before it. The outcome in words."""
-    claimed = _claim(now(), telling_id)
-    return _try(claimed, now) if claimed else None
-
-
 def again(telling_ids: Sequence[int], *, now: datetime) -> int:
     """Make these due once more, those that are stuck or wait for a retry; the number found."""
     waiting = Telling.objects.filter(pk__in=telling_ids).exclude(state=Telling.State.DONE)
@@ -127,10 +119,10 @@ def due(*, now: datetime) -> int:
     return Telling.objects.filter(state=Telling.State.PENDING, next_attempt_at__lte=now)[:100].count()
 
 
-def _claim(now: datetime, only: int | None = None) -> Claimed | None:
+def _claim(now: datetime) -> Claimed | None:
     lease = now + timedelta(seconds=settings.INBOX_LEASE_SECONDS)
     with connection.cursor() as cursor:
-        cursor.execute(CLAIM, {"now": now, "lease": lease, "only": only})
+        cursor.execute(CLAIM, {"now": now, "lease": lease})
         row = cursor.fetchone()
     if row is None:
         return None

@@ -24,7 +24,8 @@ from webhooks.stripe_api import StripeError, StripeRefused, StripeUnavailable
 log = logging.getLogger(__name__)
 
 FORBIDDEN = (401, 403)
-LEASE = timedelta(minutes=5)  # a page of a hundred that all differ, at the slowest sensible pace
+# Taken anew after each page. A page that lasts longer, at a slow pace, may be another worker's by then: it is dropped.
+LEASE = timedelta(minutes=5)
 EXPANDED = ["data.latest_invoice", "data.schedule"]
 ONE_BY_ONE = 25  # links asked about between two looks at the clock
 MOST_AGAIN = 500  # that were refused, asked about once more at the end

@@ -1,6 +1,6 @@
 """The only module that calls Stripe: with a timeout, a pinned API version, and errors of two kinds.
 
-Answers are plain dicts. The client does not retry: what is asked again, and when, is `inbox`'s to say.
+Answers are plain dicts. The client does not retry: what is asked again, and when, is the caller's to say.
 """
 
 import re

@@ -40,6 +40,7 @@ STATUS_OF: dict[str, Status | None] = {
 }
 
 OWED = frozenset({"past_due", "unpaid"})
+OVER = frozenset({"canceled", "incomplete_expired"})  # nothing of it changes any more
 
 CHECKOUT = "checkout"  # the label of a Stripe subscription that names our checkout
 

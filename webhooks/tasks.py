@@ -1,4 +1,4 @@
-"""The workers' side of the inbox."""
+"""The workers' side: what is heard from Stripe, compared with it, and told to it, a minute at a time."""
 
 import logging
 import time

@@ -24,7 +24,7 @@ from webhooks import checkout, offers
 from webhooks.checkout import Ways
 from webhooks.return_urls import LONGEST, SESSION_ID, checked
 
-MOST_UNITS = 10_000
+MOST_UNITS = 10_000  # that a customer buys of a plan or a pack; staff may sell more
 MOST_PACKS = 19  # beside the plan: Stripe takes twenty lines
 
 
@@ -124,8 +124,8 @@ def plans_sold() -> Iterable[Plan]:
 
 
 class Units(Whole):
-    def __init__(self, **more: Any) -> None:
-        super().__init__(min_value=1, max_value=MOST_UNITS, **more)
+    def __init__(self, *, min_value: int = 1, **more: Any) -> None:
+        super().__init__(min_value=min_value, max_value=MOST_UNITS, **more)
 
 
 class Packs(serializers.DictField):

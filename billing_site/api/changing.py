@@ -12,15 +12,16 @@ from rest_framework import generics, serializers, views
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing_site.api.billing import Units
 from billing_site.api.customer import Instant, SubscriptionSerializer, subscriptions_of
 from billing_site.api.permissions import IsOwner, tenant_of
 from billing_site.api.slots import CODE, SOURCE, Json, Strict, Text, Whole, source_of
 from billing_site.provenance import caller_of
 from subscriptions.errors import DomainError
 from subscriptions.lifecycle import CancelAt
-from subscriptions.models import MOST_UNITS, PlanPrice, Subscription
+from subscriptions.models import PlanPrice, Subscription
 from webhooks import changing
-from webhooks.changing import By, Preview, When, Wish
+from webhooks.changing import AskedBy, ChangeAt, Preview, WishedChange
 from webhooks.errors import told
 from webhooks.stripe_api import StripeError
 from webhooks.stripe_state import Unmappable
@@ -31,7 +32,6 @@ ONCE = OpenApiParameter(
     OpenApiParameter.HEADER,
     description="Taken: with the same key the same is asked of Stripe once, also when its first answer was a refusal.",
 )
-UNITS: dict[str, Any] = {"min_value": 1, "max_value": MOST_UNITS}
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
 
@@ -52,7 +52,7 @@ class PauseSerializer(Strict):
 
 
 class PackUnits(serializers.DictField):
-    child = Whole(min_value=0, max_value=MOST_UNITS)
+    child = Units(min_value=0)
 
     def to_internal_value(self, data: Any) -> Any:
         found = super().to_internal_value(data)
@@ -64,10 +64,11 @@ class PackUnits(serializers.DictField):
 class SubscriptionChangeSerializer(Strict):
     plan = Text(required=False, validators=[CODE], help_text="Its code. Left out, like all here: as it is.")
     interval = serializers.ChoiceField(PlanPrice.Interval.choices, required=False)
+    interval_count = Units(required=False, help_text="Where the plan is sold at several.")
     currency = serializers.RegexField(r"^[A-Z]{3}\Z", required=False, help_text="It stays: only named to be sure.")
-    quantity = Whole(required=False, **UNITS)
+    quantity = Units(required=False)
     packs = PackUnits(required=False, help_text="Units of slot packs by their codes; 0: none. Others stay.")
-    when = serializers.ChoiceField([when.value for when in When], required=False, default=When.NOW.value)
+    when = serializers.ChoiceField([when.value for when in ChangeAt], required=False, default=ChangeAt.NOW.value)
     proration_date = Whole(
         required=False, min_value=0, max_value=2**40, help_text="Of the preview that is confirmed: its price holds."
     )
@@ -76,9 +77,9 @@ class SubscriptionChangeSerializer(Strict):
     )
 
     @property
-    def wish(self) -> Wish:
+    def wish(self) -> WishedChange:
         said = self.validated_data
-        return Wish(**{name: said[name] for name in Wish.__dataclass_fields__ if name in said})
+        return WishedChange(**{name: said[name] for name in WishedChange.__dataclass_fields__ if name in said})
 
 
 # --- what is answered ------------------------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ class _Changing(views.APIView):
 
     def carried_out(self, request: Request, number: str, verb: Callable[..., Any], **said: Any) -> Any:
         """What the verb answers of the tenant's own subscription."""
-        by = By(caller_of(request), timezone.now, source_of(request), _key(request))
+        by = AskedBy(caller_of(request), timezone.now, source_of(request), _key(request))
         try:
             return verb(self.found(request, number), by=by, **said)
         except StripeError as error:
@@ -194,7 +195,7 @@ class Change(_Changing):
         asked = self.asked(request)
         said = asked.validated_data
         more = {name: said.get(name) for name in ("proration_date", "confirm_parking")}
-        self.carried_out(request, number, changing.change, wish=asked.wish, when=When(said["when"]), **more)
+        self.carried_out(request, number, changing.change, wish=asked.wish, when=ChangeAt(said["when"]), **more)
         return self.as_it_stands(request, number)
 
     @extend_schema(responses={200: SubscriptionSerializer}, parameters=[ONCE])
@@ -213,7 +214,7 @@ class PreviewChange(_Changing):
         asked = self.asked(request)
         said = asked.validated_data
         shown: Preview = self.carried_out(
-            request, number, changing.preview, wish=asked.wish, when=When(said["when"]),
+            request, number, changing.preview, wish=asked.wish, when=ChangeAt(said["when"]),
             proration_date=said.get("proration_date"),
         )  # fmt: skip
         return Response(PreviewSerializer(asdict(shown)).data)

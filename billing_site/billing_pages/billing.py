@@ -16,7 +16,7 @@ from billing_site.provenance import caller_of
 from billing_site.returning import SeeOther
 from subscriptions.lifecycle import CancelAt
 from webhooks import changing, checkout
-from webhooks.changing import By
+from webhooks.changing import AskedBy
 from webhooks.checkout import Ways
 
 # The verb of a button, and what is said once it is done.
@@ -74,8 +74,8 @@ class Press(MembersPage):
         return SeeOther(reverse("billing"))
 
 
-def by_whom(request: HttpRequest) -> By:
-    return By(caller_of(request), timezone.now, source_of(request))
+def by_whom(request: HttpRequest) -> AskedBy:
+    return AskedBy(caller_of(request), timezone.now, source_of(request))
 
 
 def home(request: HttpRequest) -> str:

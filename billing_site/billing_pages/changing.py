@@ -10,11 +10,12 @@ from django.urls import reverse
 from billing_site.api.changing import SubscriptionChangeSerializer
 from billing_site.billing_pages import shown
 from billing_site.billing_pages.billing import by_whom
-from billing_site.billing_pages.edge import MembersPage, packs, readable
+from billing_site.billing_pages.edge import MembersPage, packs, readable, whole
 from billing_site.returning import SeeOther
 from subscriptions.models import Subscription
 from webhooks import changing
-from webhooks.changing import DevicesWouldBeParked, When
+from webhooks.changing import ChangeAt
+from webhooks.errors import DevicesWouldBeParked
 
 
 class ChangePlan(MembersPage):
@@ -36,7 +37,7 @@ class ChangePlan(MembersPage):
         said = asked.validated_data
         try:
             changing.change(
-                self.found, wish=asked.wish, when=When(said["when"]), proration_date=said.get("proration_date"),
+                self.found, wish=asked.wish, when=ChangeAt(said["when"]), proration_date=said.get("proration_date"),
                 confirm_parking=said["confirm_parking"], by=by_whom(request),
             )  # fmt: skip
         except DevicesWouldBeParked as error:
@@ -58,7 +59,7 @@ class ChangePlan(MembersPage):
     ) -> HttpResponse:
         said = asked.validated_data
         found = changing.preview(
-            subscription, wish=asked.wish, when=When(said["when"]), proration_date=said.get("proration_date"),
+            subscription, wish=asked.wish, when=ChangeAt(said["when"]), proration_date=said.get("proration_date"),
             by=by_whom(self.request),
         )  # fmt: skip
         typed = {name: value for name, value in self.request.POST.items() if shown.is_wish(name)}
@@ -69,9 +70,10 @@ class ChangePlan(MembersPage):
 def wished(request: HttpRequest) -> dict[str, Any]:
     """A form as the API's parser of changes reads it."""
     form = request.POST.dict()
-    plan, _, interval = form.get("price", "").partition(":")
+    plan, interval, count = (form.get("price", "") + "::").split(":")[:3]
     asked = {
-        "plan": plan, "interval": interval, "quantity": form.get("quantity", ""), "when": form.get("when", "now"),
-        "proration_date": form.get("proration_date", ""), "confirm_parking": "confirm_parking" in form,
+        "plan": plan, "interval": interval, "interval_count": whole(count), "quantity": whole(form.get("quantity", "")),
+        "when": form.get("when", "now"), "proration_date": whole(form.get("proration_date", "")),
+        "confirm_parking": "confirm_parking" in form,
     }  # fmt: skip
     return {name: value for name, value in asked.items() if value != ""} | {"packs": packs(form)}

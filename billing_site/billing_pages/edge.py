@@ -112,7 +112,7 @@ def _complaints(detail: Any, name: str = "") -> Iterator[str]:
 
 def whole(typed: str) -> int | str:
     """A number as JSON has it. What is none stays as it was typed: the parser that the API has refuses it."""
-    return int(typed) if typed.isascii() and typed.isdecimal() and len(typed) < 10 else typed
+    return int(typed) if typed.isascii() and typed.isdecimal() and len(typed) < 16 else typed
 
 
 def packs(form: Mapping[str, str]) -> dict[str, int | str]:

@@ -262,11 +262,12 @@ def change_form(s: Subscription, typed: Typed) -> dict[str, Any]:
     """The fields as they were typed, else as it is. Three queries, those of the packs that are held included."""
     currency = s.price.currency if s.price else ""
     known = PlanPrice.objects.filter(plan__type=s.type, currency=currency).select_related("plan")
-    prices = [p for p in known.order_by("plan__name", "interval") if p.plan.is_sold or p.plan_id == s.plan_id]
-    present = f"{s.plan.code}:{s.price.interval}" if s.price else ""
+    known = known.order_by("plan__name", "interval", "interval_count")
+    prices = [p for p in known if p.plan.is_sold or p.plan_id == s.plan_id]
+    present = f"{s.plan.code}:{s.price.interval}:{s.price.interval_count}" if s.price else ""
     held = {row.pack_id: row.quantity for row in s.packs.all()}
     packs = SlotPack.objects.filter(currency=currency).order_by("name", "pk")
-    labels = ((f"{p.plan.code}:{p.interval}", f"{p.plan.name}, {per(p)}") for p in prices)
+    labels = ((f"{p.plan.code}:{p.interval}:{p.interval_count}", f"{p.plan.name}, {per(p)}") for p in prices)
     return {
         "title": units(s.plan, s.quantity),
         "choices": _choices(labels, typed.get("price", present)),
