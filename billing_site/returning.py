@@ -12,9 +12,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
 from webhooks import stripe_api
-from webhooks.checkout_sessions import Came, bring
+from webhooks.buying.checkout_sessions import Came, bring
+from webhooks.buying.return_urls import SESSION_ID, is_allowed
 from webhooks.models import Checkout
-from webhooks.return_urls import SESSION_ID, is_allowed
 from webhooks.stripe_state import STRIPE_ID
 
 log = logging.getLogger(__name__)

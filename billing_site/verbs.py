@@ -12,7 +12,7 @@ from subscriptions import closing
 from subscriptions.audit import Actor
 from subscriptions.management.verbs import VERBS, By, Options
 from subscriptions.models import AuditEntry
-from webhooks import telling
+from webhooks.outgoing import telling
 
 MAY_PARK = ("activate", "change-plan")  # the verbs after which there may be fewer slots than devices
 

@@ -7,10 +7,11 @@ from typing import Any
 from django.utils import timezone
 
 from subscriptions.audit import STRIPE, Actor
-from webhooks import reconcile, truth
-from webhooks.comparing import Asker, By, Found
+from webhooks import truth
 from webhooks.models import Drift, Reconciliation
-from webhooks.pace import Pacer
+from webhooks.reconciling import reconcile
+from webhooks.reconciling.comparing import Asker, By, Found
+from webhooks.reconciling.pace import Pacer
 
 NEVER_WAITS = Pacer(1e9, lambda: 0.0, lambda seconds: None)
 

@@ -17,7 +17,8 @@ from tests.builders import PlanFactory, PlanPriceFactory, TenantFactory, selling
 from tests.history import nothing_changes
 from tests.stripe_cast import rings
 from tests.stripe_sandbox.client import Sandbox
-from webhooks import adoption, inbox
+from webhooks import inbox
+from webhooks.adopting import adoption
 from webhooks.models import StripeEvent, StripeLink, StripePrice
 
 pytestmark = pytest.mark.django_db

@@ -19,8 +19,9 @@ from tests.test_changing import ask, done
 from tests.test_limits import held_by, parked
 from tests.test_slots import used
 from tests.test_stripe_pages import visit
-from webhooks import inbox, outbound
+from webhooks import inbox
 from webhooks.catalogue import price_at_stripe
+from webhooks.outgoing import outbound
 
 pytestmark = pytest.mark.django_db
 

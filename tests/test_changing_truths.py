@@ -19,9 +19,10 @@ from tests.stripe_equal import assert_equal_to_stripe
 from tests.stripe_sandbox.client import Sandbox
 from tests.test_limits import held_by, parked
 from tests.test_slots import used
-from webhooks import inbox, outbound, stripe_api, truth
+from webhooks import inbox, stripe_api, truth
 from webhooks.catalogue import customer_of
 from webhooks.models import StripeLink, Telling
+from webhooks.outgoing import outbound
 from webhooks.stripe_state import Unmappable, wanted
 
 pytestmark = pytest.mark.django_db

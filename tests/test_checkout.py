@@ -34,7 +34,7 @@ from tests.buying import (
 from tests.history import by, nothing_changes
 from tests.stripe_sandbox.client import Sandbox
 from tests.test_api import problem
-from webhooks import checkout
+from webhooks.buying import checkout
 from webhooks.models import Checkout, StripeLink
 
 pytestmark = pytest.mark.django_db

@@ -15,10 +15,10 @@ from tests.builders import ALICE, TenantFactory, subscription
 from tests.buying import ADDON, RENEW, asks, buys, customers, made, open_sessions, returns, session_of, signs_in, sold
 from tests.stripe_sandbox.client import Sandbox
 from tests.test_api import problem
-from webhooks import outbound
-from webhooks.checkout import Ways, buy
+from webhooks.buying.checkout import Ways, buy
+from webhooks.buying.offers import Order
 from webhooks.models import Checkout
-from webhooks.offers import Order
+from webhooks.outgoing import outbound
 
 pytestmark = pytest.mark.django_db
 

@@ -16,7 +16,8 @@ from tests.buying import buys, customers, open_sessions, returns, session_of, si
 from tests.history import at_once
 from tests.stripe_cast import rings
 from tests.stripe_sandbox.client import Sandbox, SandboxError
-from webhooks import checkout_sessions, inbox, newcomers
+from webhooks import inbox
+from webhooks.buying import checkout_sessions, newcomers
 from webhooks.catalogue import customer_of, price_at_stripe
 from webhooks.models import Checkout, StripeEvent
 

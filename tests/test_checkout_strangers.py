@@ -15,7 +15,8 @@ from tests.buying import sold
 from tests.stripe_cast import rings
 from tests.stripe_sandbox.client import Sandbox
 from tests.test_admin import staff
-from webhooks import inbox, newcomers
+from webhooks import inbox
+from webhooks.buying import newcomers
 from webhooks.catalogue import price_at_stripe
 from webhooks.models import StripeEvent
 

@@ -8,8 +8,8 @@ from tests.builders import TenantFactory
 from tests.buying import ADDON, BUY, PORTAL, RENEW, asks, returns, session_of, signs_in, sold
 from tests.stripe_sandbox.client import Sandbox
 from tests.test_api import problem
+from webhooks.buying.return_urls import is_allowed
 from webhooks.models import Checkout
-from webhooks.return_urls import is_allowed
 
 GOOD = [
     "https://good.example",

@@ -28,9 +28,10 @@ from tests.history import advance, settle
 from tests.stripe_cast import bought_at_stripe, rings
 from tests.stripe_sandbox.client import Sandbox
 from tests.stripe_spec import validate_request
-from webhooks import inbox, outbound, stripe_api, telling, truth
+from webhooks import inbox, stripe_api, truth
 from webhooks.catalogue import price_at_stripe
 from webhooks.models import StripeLink, Telling
+from webhooks.outgoing import outbound, telling
 from webhooks.stripe_state import Wanted, wanted
 
 pytestmark = pytest.mark.django_db

@@ -16,8 +16,8 @@ from tests.stripe_sandbox.client import Sandbox
 from tests.test_limits import parked
 from tests.test_outbound import bought, deliver, link, ring, there
 from tests.test_slots import used
-from webhooks import by_device
 from webhooks.catalogue import price_at_stripe
+from webhooks.outgoing import by_device
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -17,11 +17,12 @@ from tests.reconciling import hand, here, kinds, later, looked, reconciled
 from tests.stripe_cast import bought_at_stripe, rings
 from tests.stripe_equal import assert_equal_to_stripe
 from tests.stripe_sandbox.client import Sandbox
-from webhooks import reconcile, repairs, stripe_api
+from webhooks import stripe_api
 from webhooks.catalogue import price_at_stripe
-from webhooks.comparing import Asker, By
 from webhooks.models import Drift, Reconciliation, StripeLink, Telling
-from webhooks.pace import Pacer
+from webhooks.reconciling import reconcile, repairs
+from webhooks.reconciling.comparing import Asker, By
+from webhooks.reconciling.pace import Pacer
 
 pytestmark = pytest.mark.django_db
 

@@ -8,9 +8,18 @@ import pytest
 
 from subscriptions.states import EndReason, Status, Type
 from tests.history import on
-from webhooks.differences import MAY_STAND_BESIDE, RULES, Here, Kind, Ours, Sold, differences, unknown_at_stripe
 from webhooks.models import Drift, Telling
-from webhooks.pace import Pacer
+from webhooks.reconciling.differences import (
+    MAY_STAND_BESIDE,
+    RULES,
+    Here,
+    Kind,
+    Ours,
+    Sold,
+    differences,
+    unknown_at_stripe,
+)
+from webhooks.reconciling.pace import Pacer
 from webhooks.stripe_state import Coming, Item, Unmappable, Wanted
 
 JAN, FEB, MAR, NOW = on(1, 1), on(2, 1), on(3, 1), on(1, 15)

@@ -20,8 +20,8 @@ from tests.builders import ALICE, PlanPriceFactory, TenantFactory
 from tests.reconciling import hand, here, kinds, reconciled
 from tests.stripe_cast import bought_at_stripe
 from tests.stripe_sandbox.client import Sandbox
-from webhooks import repairs
 from webhooks.models import Drift, Reconciliation, Telling
+from webhooks.reconciling import repairs
 
 pytestmark = pytest.mark.django_db
 

@@ -19,9 +19,11 @@ from tests.stripe_cast import bought_at_stripe, rings
 from tests.stripe_sandbox.client import Sandbox
 from tests.test_inbox_races import PATIENCE_SECONDS, meanwhile, somebody_waits_for_a_lock, tries
 from tests.test_outbound import bought, deliver, does, link, ring, rows, there, with_addon
-from webhooks import inbox, outbound, reconcile, repairs, telling
+from webhooks import inbox
 from webhooks.catalogue import customer_of
 from webhooks.models import Checkout, Drift, Reconciliation, StripeEvent, StripeLink, Telling
+from webhooks.outgoing import outbound, telling
+from webhooks.reconciling import reconcile, repairs
 
 pytestmark = pytest.mark.django_db
 

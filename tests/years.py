@@ -24,9 +24,10 @@ from tests.history import settle
 from tests.reconciling import reconciled
 from tests.stripe_equal import assert_equal_to_stripe
 from tests.stripe_sandbox.client import Sandbox
-from webhooks import by_device, inbox, outbound, telling
+from webhooks import inbox
 from webhooks.catalogue import customer_of
 from webhooks.models import Drift, StripeLink
+from webhooks.outgoing import by_device, outbound, telling
 
 BAD_WAY: dict[str, Any] = {
     "duplicate": 2, "delay_seconds": [0, 0.05], "reorder": 3, "drop": 0.1, "timestamp_clock": "sandbox",

@@ -17,8 +17,8 @@ from subscriptions.audit import STRIPE, Actor
 from subscriptions.lifecycle import CancelAt, Purchase
 from subscriptions.models import MOST_UNITS, AuditEntry, PlanPrice, Subscription
 from subscriptions.states import Status, Type
-from webhooks import telling
 from webhooks.models import Telling
+from webhooks.outgoing import telling
 from webhooks.stripe_state import Item, Unmappable, Wanted
 
 NOTHING_NEW = "nothing new"

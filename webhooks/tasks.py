@@ -8,11 +8,12 @@ from celery import current_app, shared_task
 from django.conf import settings
 from django.utils import timezone
 
-from webhooks import by_device, inbox, outbound, poke, telling
-from webhooks import reconcile as comparison
-from webhooks.comparing import Asker, By
+from webhooks import inbox, poke
 from webhooks.models import Reconciliation
-from webhooks.pace import Pacer
+from webhooks.outgoing import by_device, outbound, telling
+from webhooks.reconciling import reconcile as comparison
+from webhooks.reconciling.comparing import Asker, By
+from webhooks.reconciling.pace import Pacer
 from webhooks.stripe_api import StripeError
 
 log = logging.getLogger(__name__)

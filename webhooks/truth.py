@@ -13,7 +13,8 @@ from django.db import connection, transaction
 
 from subscriptions.audit import STRIPE, Actor
 from subscriptions.errors import DomainError
-from webhooks import newcomers, stripe_api
+from webhooks import stripe_api
+from webhooks.buying import newcomers
 from webhooks.converge import Overtaken as Overtaken  # as those know it who refresh
 from webhooks.converge import UnknownCustomer, converge, scheduled
 from webhooks.known import known_of

@@ -21,11 +21,11 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 from billing_site.admin.views import Found, ReadOnly, ReadOnlyRows, link, shown, when
 from billing_site.provenance import actor_of
 from subscriptions.errors import DomainError
-from webhooks import money, repairs
-from webhooks.comparing import Asker, By
-from webhooks.differences import RULES
 from webhooks.models import Drift, Reconciliation, StripeLink
-from webhooks.pace import Pacer
+from webhooks.reconciling import money, repairs
+from webhooks.reconciling.comparing import Asker, By
+from webhooks.reconciling.differences import RULES
+from webhooks.reconciling.pace import Pacer
 from webhooks.stripe_api import StripeError
 
 ACT = "webhooks.change_drift"

@@ -15,7 +15,8 @@ from unfold.decorators import action
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from subscriptions.models import Tenant
-from webhooks import inbox, newcomers, poke, stripe_api
+from webhooks import inbox, poke, stripe_api
+from webhooks.buying import newcomers
 from webhooks.models import StripeEvent
 from webhooks.stripe_state import stripe_id
 

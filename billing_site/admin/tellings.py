@@ -8,8 +8,8 @@ from unfold.decorators import display
 
 from billing_site.admin.views import BADGES, Found, ReadOnly, link, when
 from billing_site.provenance import actor_of
-from webhooks import outbound
 from webhooks.models import Telling
+from webhooks.outgoing import outbound
 
 
 @admin.register(Telling)

@@ -20,9 +20,9 @@ from billing_site.provenance import caller_of
 from entitlements.models import PlanFeature, PlanSlots, SlotPack
 from subscriptions.models import Plan, PlanPrice
 from subscriptions.states import Type
-from webhooks import checkout, offers
-from webhooks.checkout import Ways
-from webhooks.return_urls import LONGEST, SESSION_ID, checked
+from webhooks.buying import checkout, offers
+from webhooks.buying.checkout import Ways
+from webhooks.buying.return_urls import LONGEST, SESSION_ID, checked
 
 MOST_UNITS = 10_000  # that a customer buys of a plan or a pack; staff may sell more
 MOST_PACKS = 19  # beside the plan: Stripe takes twenty lines

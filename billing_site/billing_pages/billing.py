@@ -15,9 +15,10 @@ from billing_site.billing_pages.edge import MembersPage, packs, whole
 from billing_site.provenance import caller_of
 from billing_site.returning import SeeOther
 from subscriptions.lifecycle import CancelAt
-from webhooks import changing, checkout
+from webhooks import changing
+from webhooks.buying import checkout
+from webhooks.buying.checkout import Ways
 from webhooks.changing import AskedBy
-from webhooks.checkout import Ways
 
 # The verb of a button, and what is said once it is done.
 PRESSED: dict[str, tuple[Callable[..., None], str]] = {

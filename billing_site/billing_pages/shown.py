@@ -15,7 +15,7 @@ from entitlements.models import SlotPack, TierAllocation
 from subscriptions.models import PlanPrice, Subscription, Tenant
 from subscriptions.money import money
 from subscriptions.states import Status, Type
-from webhooks import checkout
+from webhooks.buying import checkout
 from webhooks.changing import Preview
 from webhooks.models import StripeLink
 

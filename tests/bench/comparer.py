@@ -21,10 +21,11 @@ from django.utils import timezone  # noqa: E402
 from djstripe.models import Customer  # noqa: E402
 
 from subscriptions.models import Plan, PlanPrice  # noqa: E402
-from webhooks import reconcile, stripe_api  # noqa: E402
-from webhooks.comparing import Asker, By  # noqa: E402
+from webhooks import stripe_api  # noqa: E402
 from webhooks.models import StripeLink, StripePrice  # noqa: E402
-from webhooks.pace import Pacer  # noqa: E402
+from webhooks.reconciling import reconcile  # noqa: E402
+from webhooks.reconciling.comparing import Asker, By  # noqa: E402
+from webhooks.reconciling.pace import Pacer  # noqa: E402
 
 EQUAL = """
     UPDATE subscriptions AS s

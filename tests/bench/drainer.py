@@ -19,7 +19,8 @@ from django.db import connection, transaction  # noqa: E402, these need the appl
 from django.utils import timezone  # noqa: E402
 
 from tests.builders import PlanPriceFactory, TenantFactory  # noqa: E402
-from webhooks import inbox, newcomers, stripe_api  # noqa: E402
+from webhooks import inbox, stripe_api  # noqa: E402
+from webhooks.buying import newcomers  # noqa: E402
 from webhooks.models import StripePrice  # noqa: E402
 
 CLAIM = """

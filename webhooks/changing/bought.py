@@ -6,10 +6,10 @@ from typing import Any
 from entitlements.models import SlotPack
 from subscriptions.errors import InvalidPlan
 from subscriptions.models import PlanPrice, Subscription
+from webhooks.buying.offers import named
 from webhooks.changing.asked import WishedChange
 from webhooks.errors import AmbiguousPrice, CurrencyStays, NoSuchPack, NoSuchPrice
 from webhooks.models import StripePrice
-from webhooks.offers import named
 from webhooks.stripe_state import Unmappable, stripe_id
 
 

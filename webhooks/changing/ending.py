@@ -12,10 +12,11 @@ from subscriptions.families import into
 from subscriptions.lifecycle import CancelAt
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import Status
-from webhooks import stripe_api, telling
+from webhooks import stripe_api
 from webhooks.changing.asked import AskedBy
 from webhooks.changing.billed import Aspect, addons_of, billed_by_stripe, bring, going_on, is_last_period
 from webhooks.errors import HeldByStaff, InvalidPause, NotBilledByStripe
+from webhooks.outgoing import telling
 from webhooks.stripe_state import OVER
 
 SERVED: Final = ("active", "trialing")  # statuses of Stripe's

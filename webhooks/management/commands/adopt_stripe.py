@@ -16,11 +16,12 @@ from django.utils import timezone
 from subscriptions.management.acting import acting, add_as
 from subscriptions.management.arguments import add_dry_run, text
 from subscriptions.management.progress import on_terminal, until_nobody_reads
-from webhooks import adoption, adoption_files, poke
-from webhooks.adoption import Line
-from webhooks.adoption_files import Map, Prices, Wrong
-from webhooks.comparing import Asker, By
-from webhooks.pace import Pacer
+from webhooks import poke
+from webhooks.adopting import adoption, adoption_files
+from webhooks.adopting.adoption import Line
+from webhooks.adopting.adoption_files import Map, Prices, Wrong
+from webhooks.reconciling.comparing import Asker, By
+from webhooks.reconciling.pace import Pacer
 from webhooks.stripe_api import StripeError
 
 WHY = "moved in from Stripe"

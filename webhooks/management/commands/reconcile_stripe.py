@@ -12,11 +12,11 @@ from subscriptions.management.acting import acting, add_as
 from subscriptions.management.arguments import text
 from subscriptions.management.progress import on_terminal, until_nobody_reads
 from subscriptions.models import Tenant
-from webhooks import reconcile, repairs
-from webhooks.comparing import Asker, By, Found
-from webhooks.differences import REPAIRED_TOGETHER, RULES
 from webhooks.models import Drift, Reconciliation
-from webhooks.pace import Pacer
+from webhooks.reconciling import reconcile, repairs
+from webhooks.reconciling.comparing import Asker, By, Found
+from webhooks.reconciling.differences import REPAIRED_TOGETHER, RULES
+from webhooks.reconciling.pace import Pacer
 from webhooks.stripe_api import StripeError
 
 WHY = "reconcile_stripe found that Stripe says otherwise"

@@ -4,8 +4,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from webhooks import outbound, telling
 from webhooks.models import Telling
+from webhooks.outgoing import outbound, telling
 
 
 class Command(BaseCommand):

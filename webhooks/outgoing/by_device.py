@@ -25,7 +25,7 @@ from subscriptions import families, lifecycle, unread
 from subscriptions.audit import CLOCK
 from subscriptions.errors import DomainError
 from subscriptions.states import Status
-from webhooks import telling
+from webhooks.outgoing import telling
 
 READER = "stripe-devices"
 REASON = "Devices were deleted, and the plan is sold by the device"

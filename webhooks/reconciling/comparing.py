@@ -17,10 +17,10 @@ from subscriptions.audit import STRIPE, Actor
 from subscriptions.errors import DomainError
 from webhooks import stripe_api, truth
 from webhooks.converge import NOTHING_NEW, Overtaken
-from webhooks.differences import Difference, Here, differences, is_on_its_way, unknown_at_stripe
-from webhooks.here import Said, known_here
 from webhooks.models import Drift, Telling
-from webhooks.pace import Pacer
+from webhooks.reconciling.differences import Difference, Here, differences, is_on_its_way, unknown_at_stripe
+from webhooks.reconciling.here import Said, known_here
+from webhooks.reconciling.pace import Pacer
 from webhooks.stripe_api import StripeRefused, StripeUnavailable
 from webhooks.stripe_state import Unmappable, Wanted, wanted
 

@@ -27,8 +27,9 @@ from subscriptions.errors import (
 from subscriptions.models import PlanPrice, Subscription, Tenant
 from subscriptions.states import LIVE, Status, Type
 from webhooks import stripe_api
+from webhooks.buying.checkout_sessions import Now, Wish, check_nothing_settles, open_checkout
+from webhooks.buying.offers import BESIDE_A_MAIN, BY_ITSELF, Order, packs_for, price_for
 from webhooks.catalogue import customer_of, price_at_stripe, price_of_pack
-from webhooks.checkout_sessions import Now, Wish, check_nothing_settles, open_checkout
 from webhooks.errors import (
     AddonHeld,
     EndsWithTerm,
@@ -42,7 +43,6 @@ from webhooks.errors import (
     TrialNotRenewed,
 )
 from webhooks.models import StripeLink
-from webhooks.offers import BESIDE_A_MAIN, BY_ITSELF, Order, packs_for, price_for
 
 SHORTEST = timedelta(minutes=40)  # Stripe's shortest checkout takes 30; the clocks may differ, and somebody has to pay
 RUNNING = frozenset({Status.TRIAL, Status.ACTIVE})

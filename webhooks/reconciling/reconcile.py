@@ -15,10 +15,21 @@ from djstripe.models import Customer
 
 from subscriptions.models import Subscription, Tenant
 from subscriptions.states import Status
-from webhooks import money, stripe_api
-from webhooks.comparing import GONE, NO_SUCH, NOT_APPLIED, By, Found, ask_and_apply, compare, read_state, record
-from webhooks.here import Said
+from webhooks import stripe_api
 from webhooks.models import Drift, Reconciliation, StripeLink
+from webhooks.reconciling import money
+from webhooks.reconciling.comparing import (
+    GONE,
+    NO_SUCH,
+    NOT_APPLIED,
+    By,
+    Found,
+    ask_and_apply,
+    compare,
+    read_state,
+    record,
+)
+from webhooks.reconciling.here import Said
 from webhooks.stripe_api import StripeError, StripeRefused, StripeUnavailable
 
 log = logging.getLogger(__name__)

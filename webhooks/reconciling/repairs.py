@@ -15,10 +15,10 @@ from subscriptions.errors import DomainError
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import EndReason
 from webhooks import stripe_api
-from webhooks.comparing import DISMISSED, GONE_MEANWHILE, By, ask_and_apply, look_closely, record
-from webhooks.differences import RULES, Difference
-from webhooks.here import known_here
 from webhooks.models import Drift, StripeLink, Telling
+from webhooks.reconciling.comparing import DISMISSED, GONE_MEANWHILE, By, ask_and_apply, look_closely, record
+from webhooks.reconciling.differences import RULES, Difference
+from webhooks.reconciling.here import known_here
 
 Kind = Drift.Kind
 

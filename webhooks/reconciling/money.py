@@ -8,9 +8,9 @@ from typing import Any
 from djstripe.models import Customer
 
 from webhooks import stripe_api
-from webhooks.comparing import By, Found
-from webhooks.differences import Difference
 from webhooks.models import Drift, StripeLink
+from webhooks.reconciling.comparing import By, Found
+from webhooks.reconciling.differences import Difference
 from webhooks.stripe_api import StripeRefused
 from webhooks.stripe_state import stripe_id
 

@@ -15,13 +15,14 @@ from djstripe.models import Customer
 from entitlements.models import SlotPack
 from subscriptions.models import PlanPrice, Subscription, Tenant
 from subscriptions.states import LIVE, Status, Type
-from webhooks import inbox, newcomers, stripe_api
-from webhooks.adoption_files import Map, Prices, Sells
-from webhooks.comparing import By, ask_and_apply, read_state
+from webhooks import inbox, stripe_api
+from webhooks.adopting.adoption_files import Map, Prices, Sells
+from webhooks.buying import newcomers
 from webhooks.converge import NOTHING_NEW
-from webhooks.differences import Kind, Sold, differences
-from webhooks.here import Supposed, known_here
 from webhooks.models import StripeEvent, StripeLink, StripePrice
+from webhooks.reconciling.comparing import By, ask_and_apply, read_state
+from webhooks.reconciling.differences import Kind, Sold, differences
+from webhooks.reconciling.here import Supposed, known_here
 from webhooks.stripe_state import Unmappable, Wanted
 
 # Why events about a customer or a price that was not known were parked: they can pass now.

@@ -12,9 +12,9 @@ from entitlements.models import SubscriptionPack
 from subscriptions.audit import Actor
 from subscriptions.models import AuditEntry, Subscription
 from subscriptions.states import LIVE, Status, Type
-from webhooks import newcomers
-from webhooks.differences import Here, Ours, Sold
+from webhooks.buying import newcomers
 from webhooks.models import StripeEvent, StripeLink, StripePrice, Telling
+from webhooks.reconciling.differences import Here, Ours, Sold
 from webhooks.stripe_state import Unmappable, Wanted
 
 MOST_TRIES_ON_THE_WAY = 5  # of an event: minutes; what has been refused more often is no news that will be here soon

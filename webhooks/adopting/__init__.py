@@ -1,0 +1,1 @@
+"""An existing Stripe account moves in."""

@@ -1,0 +1,1 @@
+"""What changes here and Stripe has to be told: rows are made in `telling`, and delivered in `outbound`."""
