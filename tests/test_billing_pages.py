@@ -9,7 +9,7 @@ from django.utils import timezone
 from subscriptions.models import Member, Subscription, Tenant
 from subscriptions.money import money
 from subscriptions.states import Type
-from tests.builders import TenantFactory, subscription
+from tests.builders import PlanPriceFactory, TenantFactory, subscription
 from tests.buying import made, open_sessions, signs_in, sold
 from tests.changing_cast import Shop, fill, link_of, plan_of
 from tests.history import nothing_changes
@@ -202,6 +202,17 @@ def test_a_change_that_is_confirmed_twice_is_made_once(shop: Shop) -> None:
     assert [owner.post(change_of(s), wish).status_code for _ in range(2)] == [303, 303]
     assert len(made(shop.stripe, f"/v1/subscriptions/{link_of(s)}")) == 1
     assert plan_of(s) == ("big", "month", 1)
+
+
+def test_of_two_lengths_of_an_interval_the_one_that_was_chosen_is_bought(shop: Shop) -> None:
+    s = shop.buys()
+    quarterly = PlanPriceFactory.create(plan=shop.big.plan, amount_minor=8000, interval_count=3)
+    owner = signs_in(s.tenant)
+    says(owner.get(change_of(s)), '"big:month:1" selected', 'value="big:month:3"')
+    wish = {"price": "big:month:3", "quantity": "1", "when": "now", "do": "confirm"}
+    assert owner.post(change_of(s), wish).status_code == 303
+    s.refresh_from_db()
+    assert s.price == quarterly
 
 
 def test_a_declined_card_changes_nothing_and_the_form_is_kept(shop: Shop) -> None:
