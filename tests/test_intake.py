@@ -592,14 +592,14 @@ BODIES = st.binary(max_size=2000) | JSON.map(written) | SPOILT_EVENTS.map(writte
 @example(body=b"[" * 100_000)
 @example(body=written(event("evt_\ud800", created=10**400)))
 @hypothesis_settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 def test_whatever_is_signed_gets_one_of_three_answers(body: bytes) -> None:
     assert deliver(body).status_code in {200, 400, 413}
 
 
 @given(header=st.text() | st.binary().map(lambda raw: raw.decode("latin-1")), at=st.integers())
-@hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_an_unsigned_header_says_is_refused(header: str, at: int) -> None:
     for said in (header, f"t={at},v1={header}", f"t={header},v1={'0' * 64}", f"{header},v1={'0' * 64}"):
         assert deliver(BODY, header=said).status_code == 400

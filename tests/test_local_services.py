@@ -222,6 +222,7 @@ def test_sigterm_stops_everything_and_the_next_demo_finds_the_data(checkout: Pat
         assert second.visitors == visitors + 1
 
 
+@pytest.mark.long
 def test_a_demo_recovers_from_a_killed_supervisor(checkout: Path) -> None:
     with Demo(checkout) as killed:
         killed.wait_for("database schema")
@@ -244,6 +245,7 @@ def test_a_start_that_fails_says_why_and_stops_what_had_been_started(checkout: P
     assert alive(started) == []
 
 
+@pytest.mark.long
 def test_a_dead_part_is_named_and_the_rest_is_stopped(checkout: Path, database: Postgres) -> None:
     given = {"DATABASE_URL": database.url, "EMAIL_URL": "smtp://127.0.0.1:9", "STRIPE_API_BASE": "http://127.0.0.1:9"}
     with Demo(checkout, **given).up() as demo:

@@ -41,6 +41,7 @@ def before_calendars() -> Iterator[None]:
         cursor.execute("ALTER TABLE slot_assignments DISABLE TRIGGER assignments_are_never_emptied")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("before_calendars")
 def test_what_was_sold_before_gets_its_anniversary_and_trials_are_counted_as_they_began() -> None:
     with transaction.atomic(), connection.cursor() as cursor:

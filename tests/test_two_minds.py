@@ -219,15 +219,29 @@ def test_a_dispute_that_stripe_does_not_know_any_more_keeps_no_run_from_its_end(
 
 def test_a_run_that_stripe_keeps_refusing_is_given_up_after_a_day_and_the_next_one_begins(stripe: Sandbox) -> None:
     s, now = bought(stripe), timezone.now()
-    Reconciliation.objects.create(started_at=now, phase="MONEY", cursor="refunds:re_gone")
-    assert reconciled().error_code == "resource_missing"
+    Reconciliation.objects.create(started_at=now, phase="OURS")
+    refused = "parameter_invalid_empty"
+    stripe.knobs(errors=[{"error": "bad_request", "path_prefix": f"/v1/subscriptions/{link(s)}", "times": 0}])
+    assert reconciled().error_code == refused
     stripe.pay(link(s))
-    assert reconciled(ahead=DAY - timedelta(minutes=1)).error_code == "resource_missing"
+    assert reconciled(ahead=DAY - timedelta(minutes=1)).error_code == refused
+    stripe.knobs()
     run = reconciled(ahead=DAY + timedelta(minutes=1))
     assert (run.phase, run.repaired) == ("DONE", 1)
     given_up = Reconciliation.objects.earliest("pk")
-    assert (given_up.phase, given_up.error_code) == ("MONEY", "resource_missing")
+    assert (given_up.phase, given_up.error_code) == ("OURS", refused)
     assert given_up.finished_at is not None
+
+
+def test_who_may_not_see_refunds_compares_everything_else(stripe: Sandbox) -> None:
+    s = bought(stripe)
+    stripe.pay(link(s))
+    for refusal in ("more_permissions_required", "resource_missing"):
+        stripe.knobs(errors=[{"error": refusal, "path_prefix": "/v1/refunds", "times": 0}])
+        run = reconciled()
+        assert (run.phase, run.error_code, run.finished_at is None) == ("DONE", "", False)
+    s.refresh_from_db()
+    assert s.audit.filter(action="renewed").exists()
 
 
 def test_what_a_run_that_was_given_up_has_not_seen_is_seen_by_the_next(stripe: Sandbox) -> None:
