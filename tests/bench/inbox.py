@@ -102,8 +102,8 @@ def _throughput(bell: Bell, worker: Told, subscriptions: list[str]) -> list[Resu
     note = "one worker process, each event brings one change, Stripe answers out of memory; beside: claim, ask, write"
     return [
         Result("inbox.events", median(rates["ours"]), median(rates["floor"]), "events/s", note, ratio),
-        Result("inbox.statements", statements["ours"], statements["floor"], "statements",
-               "an event, BEGIN and COMMIT aside; 6 of them are 8 on the wire", None, "≤ 6", statements["ours"] <= 6),
+        Result("inbox.statements", statements["ours"] + 2, statements["floor"] + 2, "statements",
+               "an event, BEGIN and COMMIT included", None, "≤ 8", statements["ours"] + 2 <= 8.1),
     ]  # fmt: skip
 
 
