@@ -2,34 +2,24 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
 from typing import Any
 
-from django.contrib.auth.models import User
-from django.test import Client
 from django.utils import timezone
 
 from entitlements import slots
 from entitlements.models import SlotPack
 from subscriptions.audit import Actor
-from subscriptions.models import Member, Plan, PlanPrice, Subscription, Tenant
+from subscriptions.models import Plan, PlanPrice, Subscription, Tenant
 from subscriptions.states import Type
 from tests import stripe_spec
 from tests.builders import PlanPriceFactory, TenantFactory, selling, tier
+from tests.buying import signs_in as owner_of
 from tests.stripe_cast import bought_at_stripe
 from tests.stripe_sandbox.client import Sandbox
 from webhooks import truth
 from webhooks.catalogue import price_at_stripe, price_of_pack
 
-_people = count(1)
-
-
-def owner_of(tenant: Tenant, role: str = Member.Role.OWNER) -> Client:
-    user = User.objects.create(username=f"owner-{next(_people)}")
-    Member.objects.create(user=user, tenant=tenant, role=role)
-    client = Client()
-    client.force_login(user)
-    return client
+__all__ = ["Shop", "bring", "owner_of"]
 
 
 @dataclass
