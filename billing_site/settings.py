@@ -313,6 +313,7 @@ UNFOLD = {
                 "title": "Catalogue",
                 "items": [
                     page("Plans", "subscriptions_plan", "sell"),
+                    page("Slot packs", "entitlements_slotpack", "library_add"),
                     page("Device tiers", "entitlements_devicetier", "layers"),
                     page("Features", "entitlements_feature", "toggle_on"),
                 ],

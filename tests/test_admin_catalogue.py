@@ -23,6 +23,7 @@ from entitlements.models import (
     FeatureOverride,
     PlanSlots,
     SlotAssignment,
+    SlotPack,
     TierFeature,
 )
 from entitlements.sold import ChangedMeanwhile
@@ -423,3 +424,18 @@ def test_staff_without_any_permission_see_nothing() -> None:
         assert nobody.get(url(model, "changelist")).status_code == 403
     assert nobody.get(url(Device, "change", Device.objects.earliest("pk").pk)).status_code == 403
     assert SlotAssignment.objects.filter(allocation__subscription=s).count() == 2
+
+
+def test_a_slot_pack_is_added_and_then_only_its_name_and_whether_it_is_sold_can_change(alice: Client) -> None:
+    asked = {
+        "name": "Ten more", "code": "ten", "tier": tier("basic").pk, "slots": 10, "currency": "EUR",
+        "amount_minor": 900, "interval": "month", "interval_count": 1, "is_sold": "on",
+    }  # fmt: skip
+    assert alice.post(url(SlotPack, "add"), asked).status_code == 302
+    pack = SlotPack.objects.get()
+    assert (pack.slots, pack.money, pack.is_sold) == (10, "9.00 EUR", True)
+    changed = {"name": "Ten slots", "slots": 1000, "amount_minor": 1}
+    assert alice.post(url(SlotPack, "change", pack.pk), changed).status_code == 302
+    pack.refresh_from_db()
+    assert (pack.name, pack.slots, pack.amount_minor, pack.is_sold) == ("Ten slots", 10, 900, False)
+    assert alice.post(url(SlotPack, "delete", pack.pk), {"post": "yes"}).status_code == 403

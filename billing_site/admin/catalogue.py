@@ -14,7 +14,7 @@ from unfold.decorators import display
 from billing_site.admin.views import Found, link, when
 from billing_site.provenance import actor_of
 from entitlements.features import MOST, end_override, override
-from entitlements.models import DeviceTier, Feature, FeatureOverride, PlanFeature, PlanSlots, TierFeature
+from entitlements.models import DeviceTier, Feature, FeatureOverride, PlanFeature, PlanSlots, SlotPack, TierFeature
 from subscriptions.terms import LATEST
 
 
@@ -47,6 +47,25 @@ class PlanFeatureRows(TabularInline):
     extra = 0
     verbose_name_plural = "Features (what was sold stays until it is synced)"
     tab = False
+
+
+@admin.register(SlotPack)
+class SlotPackAdmin(NeverDeleted, Found):
+    """What was sold stays as it was: another price or size is another pack."""
+
+    list_display = ("name", "code", "tier", "slots", "costs", "is_sold")
+    list_filter = ("is_sold", "tier")
+    list_select_related = ("tier",)
+    search_fields = ("name", "code")
+    fields = ("name", "code", "tier", "slots", "currency", "amount_minor", "interval", "interval_count", "is_sold")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        return tuple(name for name in self.fields if name not in ("name", "is_sold")) if obj else ()
+
+    @display(description="Per unit and interval", ordering="amount_minor")
+    def costs(self, pack: SlotPack) -> str:
+        count = f"{pack.interval_count} {pack.interval}s" if pack.interval_count > 1 else pack.interval
+        return f"{pack.money} per {count}"
 
 
 # --- tiers and features ----------------------------------------------------------------------------------------------
