@@ -206,7 +206,7 @@ def test_a_dry_run_at_the_terminal_prints_both_sides_writes_nothing_and_fails_wh
     stripe.cancel(sub["id"])
     said = run("--dry-run", fails=True)
     assert f"HIGH   Served here after its end at Stripe: {sub['id']}" in said
-    assert "status: ACTIVE → EXPIRED" in said
+    assert "status: ACTIVE here, EXPIRED at Stripe" in said
     assert said.endswith("1 left, 0 repaired. Nothing was written.\n")
     assert (Drift.objects.count(), Reconciliation.objects.count()) == (0, 0)
 

@@ -12,6 +12,7 @@ from django.utils import timezone
 from billing_site.api.billing import AddonOrderSerializer, OrderSerializer, way_back
 from billing_site.api.slots import source_of
 from billing_site.billing_pages.edge import MembersPage, packs, whole
+from billing_site.billing_pages.shown import day
 from billing_site.provenance import caller_of
 from billing_site.returning import SeeOther
 from subscriptions.lifecycle import CancelAt
@@ -22,7 +23,7 @@ from webhooks.changing import AskedBy
 
 # The verb of a button, and what is said once it is done.
 PRESSED: dict[str, tuple[Callable[..., None], str]] = {
-    "cancel": (partial(changing.cancel, at=CancelAt.TERM_END), "{number} was cancelled."),
+    "cancel": (partial(changing.cancel, at=CancelAt.TERM_END), "{number} ends on {end}."),
     "resume": (changing.resume, "{number} goes on."),
     "pause": (changing.pause, "{number} is paused: nothing is paid and nothing served until you resume it."),
     "unschedule": (changing.unschedule, "The change of {number} was dropped."),
@@ -70,8 +71,9 @@ class Press(MembersPage):
         if verb not in PRESSED:
             raise Http404
         carry_out, says = PRESSED[verb]
-        carry_out(self.subscription(number), by=by_whom(request))
-        messages.success(request, says.format(number=number))
+        subscription = self.subscription(number)
+        carry_out(subscription, by=by_whom(request))
+        messages.success(request, says.format(number=number, end=day(subscription.term_end)))
         return SeeOther(reverse("billing"))
 
 

@@ -45,6 +45,8 @@ class MembersPage(View):
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         member: Member | None = getattr(request.user, "member", None)
         if member is None:
+            if request.user.is_authenticated:
+                return render(request, "billing/no_member.html", status=403)
             here = request.get_full_path() if request.method in SAFE_METHODS else reverse("billing")
             return redirect_to_login(here, reverse("login"))
         self.tenant = member.tenant

@@ -137,7 +137,7 @@ def _shown(s: Subscription, lines: Mapping[str, Line]) -> Shown:
         coming=_coming(s),
         slots=list(s.allocations.all()),
         buttons=[button for button in BUTTONS if button.applies(s)],
-        may_change_plan=link_of(s) is not None,
+        may_change_plan=link_of(s) is not None and s.status not in OWED,
     )
 
 
@@ -192,12 +192,14 @@ def page(tenant: Tenant, *, may_buy: bool, typed: Typed, now: datetime) -> dict[
     for s in reversed(live):  # in the order that they were bought in
         if s.parent_id in mains:
             mains[s.parent_id].addons.append(_shown(s, lines))
+    over = None if live else subscriptions_of(tenant).filter(status=Status.EXPIRED).order_by("-ended_at").first()
     is_open = may_buy and bool(settings.STRIPE_SECRET_KEY)
     return {
         "tenant": tenant,
         "may_buy": may_buy,
         "is_open": is_open,
         "subscriptions": [*mains.values()],
+        "over": f"{units(over.plan, over.quantity)} ({over.number}) ended on {day(over.ended_at)}." if over else "",
         "offers": _offers(tenant, live, typed) if is_open else [],
     }
 

@@ -25,12 +25,12 @@ Everything is up. Look here:
 BUY = """
 Next step: buy something, as a customer does:
 
-  1. {url}/billing as owner / {password}
+  1. {url}/billing as owner / {password} (sign out first if you are somebody else)
      Press "Buy Fleet". On the sandbox's page try the card that is declined, then the one that works. You come back,
-     and it is ACTIVE at once, without any event.
+     and it is ACTIVE at once, whether its event has come or not.
   2. There too: "Change plan…" with its preview, "Cancel at term end", "Pause", an add-on, the portal of Stripe's.
-  3. {stripe} lets time pass, fails a card, and loses, repeats or delays events.
-     The page above follows.
+  3. {stripe} lets time pass, and loses, repeats or delays events. For a payment that fails,
+     choose the card that works today only, then let a month pass there: GRACE, with a mail.
 """
 
 FIRST_STEPS = """

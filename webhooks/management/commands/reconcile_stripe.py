@@ -72,7 +72,13 @@ class Command(BaseCommand):
         except StripeError as error:
             raise CommandError(f"Stripe could not be read: {error.code}. Nothing is lost: run it again.") from None
         if self.left:
-            raise CommandError("Not all of it could be mended: see the drift in the back office.")
+            raise CommandError(self._what_next(dry_run=options["dry_run"], repair=options["repair"]))
+
+    def _what_next(self, *, dry_run: bool, repair: bool) -> str:
+        if repair:
+            return "Not all of it could be mended: see the drift in the back office."
+        kept = "Nothing was written: reconcile_stripe records it" if dry_run else "It is recorded in the back office"
+        return f"{self.left} differ. {kept}, reconcile_stripe --repair mends what can be mended from here."
 
     def _tenant(self, slug: str | None) -> Tenant | None:
         found = Tenant.objects.filter(slug=slug).first() if slug else None
@@ -119,7 +125,7 @@ class Command(BaseCommand):
         self.stdout.write(f"{difference.severity:<6} {difference.kind.label}: {found.object_id} {whose}".rstrip())
         for name in dict.fromkeys((*difference.ours, *difference.theirs)):
             ours, theirs = difference.ours.get(name, "–"), difference.theirs.get(name, "–")
-            self.stdout.write(f"       {name}: {ours} → {theirs}")
+            self.stdout.write(f"       {name}: {ours} here, {theirs} at Stripe")
         if found.resolution:
             self.stdout.write(f"       {found.resolution}")
 
