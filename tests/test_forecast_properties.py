@@ -207,7 +207,7 @@ class Watched:
 
 
 INSTANTS = {f.attname for f in Subscription._meta.concrete_fields if f.get_internal_type() == "DateTimeField"}
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @QUICK

@@ -211,7 +211,7 @@ class Life(RuleBasedStateMachine):
 
 
 def test_what_stays_true_whatever_is_done() -> None:
-    run_state_machine_as_test(Life, settings=settings(max_examples=20, stateful_step_count=20, deadline=None))
+    run_state_machine_as_test(Life, settings=settings(max_examples=12, stateful_step_count=20, deadline=None))
 
 
 History = dict[int, list[tuple[str, datetime, dict[str, Any]]]]
@@ -227,7 +227,7 @@ def history_after(instants: list[datetime]) -> History:
     return told
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     hours=st.lists(st.integers(0, 24 * 200), min_size=1, max_size=8).map(sorted),
     windows=st.tuples(WINDOWS, WINDOWS),

@@ -135,7 +135,7 @@ def test_what_a_source_did_is_found_by_an_index() -> None:
     subscription()
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
-        plan = AuditEntry.objects.filter(source_id__in=["evt_1", "evt_1~1"]).order_by("id").explain()
+        plan = AuditEntry.objects.filter(source_id__in=["evt_1", "evt_1~1"]).order_by().explain()
     assert "audit_by_source" in plan
 
 
