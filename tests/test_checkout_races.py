@@ -138,4 +138,4 @@ def test_a_newcomer_becomes_one_tenant_by_many_events_at_once(stripe: Sandbox, s
     assert (tenant.name, tenant.billing_email) == ("Zoë's Fleet", "zoe@fleet.example")
     assert {s.tenant for s in Subscription.objects.all()} == {tenant}
     assert Subscription.objects.count() == 2
-    assert newcomers.welcome(customer, now=timezone.now()) == tenant
+    assert newcomers.welcome(customer) == tenant

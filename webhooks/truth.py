@@ -101,7 +101,7 @@ def apply(
         except UnknownCustomer:
             if not newcomers.are_welcome():
                 raise
-            newcomers.welcome(state.customer_id, now=now)
+            newcomers.welcome(state.customer_id)
         except (Overtaken, DomainError):
             if reading == MOST_READINGS - 1:
                 raise

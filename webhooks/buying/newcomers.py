@@ -2,8 +2,6 @@
 tenant. By setting they become tenants, each exactly once; else what they bought waits for staff.
 """
 
-from datetime import datetime
-
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
@@ -19,7 +17,7 @@ def are_welcome() -> bool:
     return bool(settings.CHECKOUT_PROVISIONS_TENANTS)
 
 
-def welcome(customer_id: str, *, now: datetime) -> Tenant:
+def welcome(customer_id: str) -> Tenant:
     """The tenant of a Stripe customer; made the first time, with the name and the mail address that Stripe has of it.
 
     Never matched by these: whoever knows a tenant's address must not come to stand in its name. Safe to repeat, also at
