@@ -11,7 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -62,25 +62,33 @@ class Service:
 
     def wait(self, condition: Callable[[], bool], what: str, *, seconds: float = PATIENCE_SECONDS) -> None:
         """Return once ``condition()``; otherwise fail with what did not happen, what is left to do, and the logs."""
-        if not wait_until(lambda: self._beat_runs() and condition(), seconds=seconds, every=0.02):
+        if not wait_until(lambda: self._all_run() and condition(), seconds=seconds, every=0.02):
             left = [*StripeEvent.objects.exclude(state="DONE").values(), *Notice.objects.exclude(state="SENT").values()]
             logs = [process.tail(30) for process in (self.web, self.worker, self.beat)]
             raise AssertionError("\n".join([f"not within {seconds:g} s: {what}", *map(str, left), *logs]))
 
-    def _beat_runs(self) -> bool:
+    def _all_run(self) -> bool:
         """The clock outlives its broker: nobody starts it again."""
         assert self.beat.running, self.beat.tail(30)
+        self.supervise()
         return True
 
     def kill_worker(self) -> None:
         """SIGKILL for the worker and its children, all at once: nobody can tidy up."""
-        assert self.worker.pid is not None
-        os.killpg(self.worker.pid, signal.SIGKILL)
-        self.worker.stop()
+        kill(self.worker)
 
     def start_worker(self) -> None:
         self.worker.start()
         self.worker.wait_ready(lambda: " ready." in self.worker.logged(), seconds=60)
+
+    def supervise(self) -> None:
+        """As docker-compose does. A worker gives up, with exit code 1, where the broker goes while it has messages:
+        Celery 5.7 closes a channel twice, the second time without its connection.
+        """
+        if not self.worker.running:
+            assert self.worker.exit_code == 1, self.worker.tail(30)
+            self.worker.stop()
+            self.start_worker()
 
     def web_workers(self) -> set[str]:
         """The ids of the web processes that have answered deliveries since the service was started."""
@@ -89,7 +97,9 @@ class Service:
 
 
 @contextmanager
-def service(directory: Path, *, clock: Path | None = None, knobs: dict[str, Any] | None = None) -> Iterator[Service]:
+def service(
+    directory: Path, *, clock: Path | None = None, knobs: dict[str, Any] | None = None, **settings: str
+) -> Iterator[Service]:
     """Start all of it on an empty database; stop all of it, also when starting fails half way. With a `clock`, time is
     as far ahead in ours as that file says (`tests.shifted`); Stripe begins with these knobs, and outlives being killed.
     """
@@ -115,7 +125,7 @@ def service(directory: Path, *, clock: Path | None = None, knobs: dict[str, Any]
             "STRIPE_API_BASE": stripe.url, "PORT": str(port), "LIFECYCLE_INTERVAL_SECONDS": "1",
             "INBOX_SWEEP_SECONDS": str(SWEEP_SECONDS), "INBOX_LEASE_SECONDS": str(LEASE_SECONDS),
             "GUNICORN_CMD_ARGS": "--access-logformat='served-by %(p)s %(m)s %(U)s %(s)s'",
-        }  # fmt: skip
+        } | settings  # fmt: skip
         migrate = demo_services.command("migrate", env, "--no-input")
         _traced_in(directory, migrate).finish(seconds=100)
         web, worker, beat = (_shifted(_traced_in(directory, make(env)), clock) for make in demo_services.DJANGO)
@@ -128,6 +138,14 @@ def service(directory: Path, *, clock: Path | None = None, knobs: dict[str, Any]
         beat.wait_ready(lambda: "beat: Starting" in beat.logged(), seconds=60)
         mail.process.wait_ready(lambda: ports.answers(mail.smtp_port), seconds=30)
         yield Service(url, postgres, broker, mail.mailbox, stripe, web, worker, beat)
+
+
+def kill(process: Process) -> None:
+    """SIGKILL for it and its children; nothing, where it has ended by itself."""
+    assert process.pid is not None
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.stop()
 
 
 def _traced_in(directory: Path, process: Process) -> Process:

@@ -57,6 +57,7 @@ class Years:
     dice: Random
     tenant: Tenant
     passed: timedelta = timedelta(0)
+    compared: timedelta = timedelta(0)
     owner: Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,9 +76,12 @@ class Years:
             self.work()
 
     def work(self) -> None:
-        """What workers do meanwhile, sometimes."""
+        """What workers do meanwhile, sometimes; a comparison every two weeks (in production, every hour)."""
         if self.dice.random() < 0.5:
             by_hand()
+        if self.passed - self.compared >= timedelta(days=14):
+            self.compared = self.passed
+            reconciled()
 
     def come_to_rest(self) -> None:
         """Until nothing is on its way any more, and what was lost has been found."""
