@@ -24,6 +24,7 @@ from tests.stripe_sandbox.client import Sandbox
 from tests.test_api import problem
 from tests.test_limits import held_by, parked
 from tests.test_slots import used
+from tests.years import shifted
 from webhooks import changing
 from webhooks.catalogue import customer_of
 from webhooks.changing import AskedBy, WishedChange
@@ -192,6 +193,57 @@ def test_a_pause_is_the_whole_familys_and_nobody_pays_for_an_addon_meanwhile(
     assert at_stripe(shop.stripe, addon)["pause_collection"] is None
     for member in (s, addon):
         assert_equal_to_stripe(shop.stripe, member)
+
+
+MONTH = timedelta(days=33)
+
+
+def invoices(shop: Shop, s: Subscription) -> list[tuple[str, int]]:
+    """What was to be paid, the latest first."""
+    found = shop.stripe.api("GET", "/v1/invoices", subscription=link_of(s))["data"]
+    return [(invoice["status"], invoice["amount_due"]) for invoice in found]
+
+
+def test_a_pause_that_outlasts_what_was_paid_ends_with_a_new_term_that_is_paid_at_once(
+    shop: Shop, s: Subscription, owner: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addon = Shop.of_addons(shop.stripe).adds_to(s)
+    done(ask(owner, s, "pause"))
+    with shifted(monkeypatch) as move:
+        move(MONTH)
+        shop.stripe.clock(int(MONTH.total_seconds()))
+        owner.force_login(Member.objects.get(tenant=s.tenant).user)
+        assert done(ask(owner, s, "resume"))["status"] == "ACTIVE"
+        s.refresh_from_db()
+        addon.refresh_from_db()
+        assert s.term_end > timezone.now() + timedelta(days=27)
+        assert abs(addon.term_end - s.term_end) < timedelta(minutes=1)
+    assert (invoices(shop, s)[:2], invoices(shop, addon)[:2]) == (
+        [("paid", 3000), ("void", 3000)],
+        [("paid", 3000), ("void", 3000)],
+    )
+    for member in (s, addon):
+        assert_equal_to_stripe(shop.stripe, member)
+
+
+def test_a_pause_that_ends_without_money_serves_nothing_until_what_is_open_is_paid(
+    shop: Shop, s: Subscription, owner: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(ask(owner, s, "pause"))
+    with shifted(monkeypatch) as move:
+        move(MONTH)
+        shop.stripe.clock(int(MONTH.total_seconds()))
+        shop.stripe.turn(card="declined")
+        owner.force_login(Member.objects.get(tenant=s.tenant).user)
+        assert done(ask(owner, s, "resume"))["status"] == "SUSPENDED"
+        assert invoices(shop, s)[:2] == [("open", 3000), ("void", 3000)]
+        assert_equal_to_stripe(shop.stripe, s)
+        shop.stripe.turn(card="ok")
+        shop.stripe.pay(link_of(s))
+        bring(link_of(s))
+        s.refresh_from_db()
+        assert s.status == Status.ACTIVE
+        assert_equal_to_stripe(shop.stripe, s)
 
 
 def test_a_staff_hold_is_not_lifted_by_the_customer_but_a_cancellation_is(

@@ -28,6 +28,7 @@ from tests.history import advance, settle
 from tests.stripe_cast import bought_at_stripe, rings
 from tests.stripe_sandbox.client import Sandbox
 from tests.stripe_spec import validate_request
+from tests.years import shifted
 from webhooks import inbox, stripe_api, truth
 from webhooks.catalogue import price_at_stripe
 from webhooks.models import StripeLink, Telling
@@ -243,6 +244,24 @@ def test_what_staff_do_takes_the_place_of_what_the_customer_had_scheduled(stripe
     does(verb, s, at="term-end", plan=later.plan, price=later)
     assert (deliver(), there(stripe, s)["schedule"]) == (["told"], None)
     assert end_there(stripe, s)[0] == (verb == "cancel")
+
+
+def test_a_hold_that_outlasts_what_was_paid_is_lifted_with_a_new_term_that_is_paid_at_once(
+    stripe: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = bought(stripe)
+    does("suspend", s, hold=True)
+    deliver()
+    with shifted(monkeypatch) as move:
+        move(33 * DAY)
+        stripe.clock(int((33 * DAY).total_seconds()))
+        does("lift-hold", s)
+        assert deliver() == ["told"]
+        s.refresh_from_db()
+        assert s.status == Status.ACTIVE
+        assert s.term_end > timezone.now() + 27 * DAY
+    invoices = stripe.api("GET", "/v1/invoices", subscription=link(s))["data"]
+    assert [invoice["status"] for invoice in invoices] == ["paid", "void", "paid"]
 
 
 def test_a_hold_and_an_end_leave_a_schedule_to_stripe(stripe: Sandbox) -> None:

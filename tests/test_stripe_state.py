@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from subscriptions.states import EndReason, Status
-from webhooks.stripe_state import Unmappable, Wanted, wanted
+from webhooks.stripe_state import Unmappable, Wanted, unpausing, wanted
 
 JAN_1 = datetime(2026, 1, 1, tzinfo=UTC)
 FEB_1 = datetime(2026, 2, 1, tzinfo=UTC)
@@ -159,3 +159,21 @@ def test_an_object_that_lacks_what_every_subscription_has_is_refused_by_name(bro
     with pytest.raises(Unmappable) as refused:
         wanted(at_stripe() | broken)
     assert refused.value.code == "unreadable_subscription"
+
+
+@pytest.mark.parametrize(
+    ("paused", "begins_anew"),
+    [
+        (at_stripe(invoice={"status": "void"}), True),
+        (at_stripe(invoice={"status": "paid"}), False),
+        (at_stripe(invoice={"status": "open"}), False),
+        (at_stripe(invoice="in_1"), False),
+        (at_stripe("past_due", invoice={"status": "void"}), False),
+        (at_stripe(invoice={"status": "void"}, schedule="sub_sched_1"), False),
+    ],
+)
+def test_a_pause_ends_with_a_new_period_only_where_the_present_one_was_voided_and_no_schedule_moves_it(
+    paused: dict[str, Any], begins_anew: bool
+) -> None:
+    anew = {"billing_cycle_anchor": "now", "proration_behavior": "none"} if begins_anew else {}
+    assert unpausing(paused) == {"pause_collection": ""} | anew

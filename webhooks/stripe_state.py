@@ -170,6 +170,17 @@ def _is_paid(invoice: Any) -> bool:
     return invoice.get("status") == "paid" or invoice.get("paid") is True
 
 
+def unpausing(subscription: dict[str, Any]) -> dict[str, Any]:
+    """What to tell Stripe to end its pause. Where the present period was voided meanwhile, a new one begins and is paid
+    at once: else nothing was served until the next renewal. What a schedule moves keeps the periods of that.
+    """
+    invoice = subscription.get("latest_invoice")
+    was_voided = isinstance(invoice, dict) and invoice.get("status") == "void"
+    if subscription.get("status") != "active" or not was_voided or stripe_id(subscription.get("schedule")):
+        return {"pause_collection": ""}
+    return {"pause_collection": "", "billing_cycle_anchor": "now", "proration_behavior": "none"}
+
+
 def stripe_id(reference: object) -> str:
     """A Stripe id, given as itself or as the expanded object; empty if it is neither."""
     value = reference.get("id") if isinstance(reference, dict) else reference

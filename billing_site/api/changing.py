@@ -170,7 +170,9 @@ class Cancel(_Changing):
 class Resume(_Changing):
     @extend_schema(request=NothingSerializer, responses=SubscriptionSerializer, parameters=[ONCE])
     def post(self, request: Request, number: str) -> Response:
-        """Undo a cancellation that is to come, and end a pause."""
+        """Undo a cancellation that is to come, and end a pause. A pause that outlasted the paid term ends with a new
+        term, which is paid at once.
+        """
         self.asked(request)
         self.carried_out(request, number, changing.resume)
         return self.as_it_stands(request, number)

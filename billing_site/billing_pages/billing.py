@@ -25,7 +25,11 @@ from webhooks.changing import AskedBy
 PRESSED: dict[str, tuple[Callable[..., None], str]] = {
     "cancel": (partial(changing.cancel, at=CancelAt.TERM_END), "{number} ends on {end}."),
     "resume": (changing.resume, "{number} goes on."),
-    "pause": (changing.pause, "{number} is paused: nothing is paid and nothing served until you resume it."),
+    "pause": (
+        changing.pause,
+        "{number} is paused: nothing is paid and nothing served until you resume it. Later than {end}, that begins a "
+        "new term, and it is paid at once.",
+    ),
     "unschedule": (changing.unschedule, "The change of {number} was dropped."),
 }
 

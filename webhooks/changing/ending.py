@@ -17,7 +17,7 @@ from webhooks.changing.asked import AskedBy
 from webhooks.changing.billed import Aspect, addons_of, billed_by_stripe, bring, going_on, is_last_period
 from webhooks.errors import HeldByStaff, InvalidPause, NotBilledByStripe
 from webhooks.outgoing import telling
-from webhooks.stripe_state import OVER
+from webhooks.stripe_state import OVER, unpausing
 
 SERVED: Final = ("active", "trialing")  # statuses of Stripe's
 
@@ -43,7 +43,8 @@ def cancel(subscription: Subscription, *, at: CancelAt, by: AskedBy) -> None:
 
 
 def resume(subscription: Subscription, *, by: AskedBy) -> None:
-    """Undo a cancellation that is to come, and end a pause, of its add-ons too; None of both: nothing changes.
+    """Undo a cancellation that is to come, and end a pause, of its add-ons too; None of both: nothing changes. A pause
+    that outlasted what was paid ends with a new period, which is paid at once.
 
     Raises AddonFollowsMain for an add-on that ends with its main subscription, HeldByStaff where there is only a hold
     to end.
@@ -63,14 +64,16 @@ def resume(subscription: Subscription, *, by: AskedBy) -> None:
         raise HeldByStaff
     lifts = is_paused and not (subscription.on_hold or subscription.parent_id)
     if lifts and state.get("pause_collection"):
-        undone |= {"pause_collection": ""}
+        undone |= unpausing(state)
     if undone:
         billed.tell("go on", by, stripe_api.update_subscription, **undone)
     if lifts and state["status"] == "paused":
         billed.tell("resume", by, stripe_api.resume_subscription)
     addons = addons_of(subscription) if lifts else []
     for addon in addons:
-        addon.tell("unpause", by, stripe_api.update_subscription, pause_collection="")
+        # Paid anew together, else not at all: their periods are the same.
+        said = unpausing(addon.state()) if "billing_cycle_anchor" in undone else {"pause_collection": ""}
+        addon.tell("unpause", by, stripe_api.update_subscription, **said)
     bring([billed, *addons], by)
 
 

@@ -27,7 +27,7 @@ from webhooks import catalogue, stripe_api, truth
 from webhooks.converge import ASIDE, Overtaken
 from webhooks.inbox import JITTER, MOST_ATTEMPTS, RETRY_SECONDS
 from webhooks.models import Checkout, StripePrice, Telling
-from webhooks.stripe_state import OVER, Unmappable, stripe_id, wanted
+from webhooks.stripe_state import OVER, Unmappable, stripe_id, unpausing, wanted
 
 log = logging.getLogger(__name__)
 
@@ -336,11 +336,13 @@ def _items(ours: Subscription, theirs: dict[str, Any], now: datetime) -> Say | N
 
 
 def _pause(ours: Subscription, theirs: dict[str, Any], now: datetime) -> Say | None:
-    """Paused otherwise than by us, Stripe stays as it is: a pause that was there before the hold outlasts it."""
+    """Paused otherwise than by us, Stripe stays as it is: a pause that was there before the hold outlasts it. What the
+    hold outlasted is paid anew: service is back.
+    """
     is_paused = (theirs.get("pause_collection") or {}).get("behavior") == "void"
     if is_paused == ours.on_hold or (is_paused and _was_paused_before(ours)):
         return None
-    return Say({"pause_collection": {"behavior": "void"} if ours.on_hold else ""})
+    return Say({"pause_collection": {"behavior": "void"}} if ours.on_hold else unpausing(theirs))
 
 
 def _was_paused_before(ours: Subscription) -> bool:
