@@ -226,6 +226,34 @@ def test_a_pause_that_outlasts_what_was_paid_ends_with_a_new_term_that_is_paid_a
         assert_equal_to_stripe(shop.stripe, member)
 
 
+def test_a_pause_that_ended_by_itself_after_what_was_paid_is_resumed_with_a_new_term(
+    shop: Shop, s: Subscription, owner: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(ask(owner, s, "pause", resumes_at=(timezone.now() + MONTH - timedelta(days=1)).isoformat()))
+    with shifted(monkeypatch) as move:
+        move(MONTH)
+        shop.stripe.clock(int(MONTH.total_seconds()))
+        bring(link_of(s))
+        s.refresh_from_db()
+        assert (s.status, at_stripe(shop.stripe, s)["pause_collection"]) == (Status.SUSPENDED, None)
+        owner.force_login(Member.objects.get(tenant=s.tenant).user)
+        for _ in range(2):
+            assert done(ask(owner, s, "resume"))["status"] == "ACTIVE"
+        assert invoices(shop, s) == [("paid", 3000), ("void", 3000), ("paid", 3000)]
+        assert_equal_to_stripe(shop.stripe, s)
+
+
+def test_who_is_served_and_keeps_a_subscription_pays_nothing_for_that(
+    shop: Shop, s: Subscription, owner: Client
+) -> None:
+    edit(shop.stripe, s, pause_collection={"behavior": "void"})
+    shop.stripe.clock(int(MONTH.total_seconds()))  # of which nobody has told us
+    edit(shop.stripe, s, pause_collection="", cancel_at_period_end=True)
+    done(ask(owner, s, "resume"))
+    assert at_stripe(shop.stripe, s)["cancel_at"] is None
+    assert invoices(shop, s) == [("void", 3000), ("paid", 3000)]
+
+
 def test_a_pause_that_ends_without_money_serves_nothing_until_what_is_open_is_paid(
     shop: Shop, s: Subscription, owner: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

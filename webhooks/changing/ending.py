@@ -62,8 +62,10 @@ def resume(subscription: Subscription, *, by: AskedBy) -> None:
     is_paused = bool(state.get("pause_collection")) or state["status"] == "paused"
     if is_paused and subscription.on_hold and not undone:
         raise HeldByStaff
-    lifts = is_paused and not (subscription.on_hold or subscription.parent_id)
-    if lifts and state.get("pause_collection"):
+    # Stripe ends a pause by itself where it was told until when, and what was voided meanwhile is still not paid.
+    was_paused = subscription.status == Status.SUSPENDED and "billing_cycle_anchor" in unpausing(state)
+    lifts = (is_paused or was_paused) and not (subscription.on_hold or subscription.parent_id)
+    if lifts and (was_paused or state.get("pause_collection")):
         undone |= unpausing(state)
     if undone:
         billed.tell("go on", by, stripe_api.update_subscription, **undone)
