@@ -243,6 +243,23 @@ def test_a_pause_that_ended_by_itself_after_what_was_paid_is_resumed_with_a_new_
         assert_equal_to_stripe(shop.stripe, s)
 
 
+def test_where_a_schedule_keeps_the_periods_of_a_main_its_addons_are_not_paid_before_it(
+    shop: Shop, s: Subscription, owner: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addon = Shop.of_addons(shop.stripe).adds_to(s)
+    done(ask(owner, s, "change", plan="small", when="term_end", confirm_parking=True))
+    done(ask(owner, s, "pause"))
+    with shifted(monkeypatch) as move:
+        move(MONTH)
+        shop.stripe.clock(int(MONTH.total_seconds()))
+        assert at_stripe(shop.stripe, s)["schedule"]
+        owner.force_login(Member.objects.get(tenant=s.tenant).user)
+        assert done(ask(owner, s, "resume"))["status"] == "SUSPENDED"
+    for member, amount in ((s, 1000), (addon, 3000)):
+        assert at_stripe(shop.stripe, member)["pause_collection"] is None
+        assert invoices(shop, member)[0] == ("void", amount)
+
+
 def test_who_is_served_and_keeps_a_subscription_pays_nothing_for_that(
     shop: Shop, s: Subscription, owner: Client
 ) -> None:
