@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from subscriptions.states import EndReason, Status
-from webhooks.stripe_state import Unmappable, Wanted, unpausing, wanted
+from webhooks.stripe_state import Unmappable, Wanted, outlasts_what_was_paid, unpausing, wanted
 
 JAN_1 = datetime(2026, 1, 1, tzinfo=UTC)
 FEB_1 = datetime(2026, 2, 1, tzinfo=UTC)
@@ -176,4 +176,4 @@ def test_a_pause_ends_with_a_new_period_only_where_the_present_one_was_voided_an
     paused: dict[str, Any], begins_anew: bool
 ) -> None:
     anew = {"billing_cycle_anchor": "now", "proration_behavior": "none"} if begins_anew else {}
-    assert unpausing(paused) == {"pause_collection": ""} | anew
+    assert unpausing(anew=outlasts_what_was_paid(paused)) == {"pause_collection": ""} | anew

@@ -170,15 +170,19 @@ def _is_paid(invoice: Any) -> bool:
     return invoice.get("status") == "paid" or invoice.get("paid") is True
 
 
-def unpausing(subscription: dict[str, Any]) -> dict[str, Any]:
-    """What to tell Stripe to end its pause. Where the present period was voided meanwhile, a new one begins and is paid
-    at once: else nothing was served until the next renewal. What a schedule moves keeps the periods of that.
-    """
+def outlasts_what_was_paid(subscription: dict[str, Any]) -> bool:
+    """Whether its present period was voided in a pause. What a schedule moves keeps the periods of that."""
     invoice = subscription.get("latest_invoice")
     was_voided = isinstance(invoice, dict) and invoice.get("status") == "void"
-    if subscription.get("status") != "active" or not was_voided or stripe_id(subscription.get("schedule")):
-        return {"pause_collection": ""}
-    return {"pause_collection": "", "billing_cycle_anchor": "now", "proration_behavior": "none"}
+    return subscription.get("status") == "active" and was_voided and not stripe_id(subscription.get("schedule"))
+
+
+def unpausing(*, anew: bool) -> dict[str, Any]:
+    """What to tell Stripe to end a pause. `anew`: a new period begins and is paid at once, as otherwise nothing would
+    be served until the next renewal.
+    """
+    begins_now = {"billing_cycle_anchor": "now", "proration_behavior": "none"}
+    return {"pause_collection": ""} | (begins_now if anew else {})
 
 
 def stripe_id(reference: object) -> str:

@@ -17,7 +17,7 @@ from webhooks.changing.asked import AskedBy
 from webhooks.changing.billed import Aspect, addons_of, billed_by_stripe, bring, going_on, is_last_period
 from webhooks.errors import HeldByStaff, InvalidPause, NotBilledByStripe
 from webhooks.outgoing import telling
-from webhooks.stripe_state import OVER, unpausing
+from webhooks.stripe_state import OVER, outlasts_what_was_paid, unpausing
 
 SERVED: Final = ("active", "trialing")  # statuses of Stripe's
 
@@ -63,10 +63,11 @@ def resume(subscription: Subscription, *, by: AskedBy) -> None:
     if is_paused and subscription.on_hold and not undone:
         raise HeldByStaff
     # Stripe ends a pause by itself where it was told until when, and what was voided meanwhile is still not paid.
-    was_paused = subscription.status == Status.SUSPENDED and "billing_cycle_anchor" in unpausing(state)
+    anew = outlasts_what_was_paid(state)
+    was_paused = subscription.status == Status.SUSPENDED and anew
     lifts = (is_paused or was_paused) and not (subscription.on_hold or subscription.parent_id)
     if lifts and (was_paused or state.get("pause_collection")):
-        undone |= unpausing(state)
+        undone |= unpausing(anew=anew)
     if undone:
         billed.tell("go on", by, stripe_api.update_subscription, **undone)
     if lifts and state["status"] == "paused":
@@ -74,7 +75,7 @@ def resume(subscription: Subscription, *, by: AskedBy) -> None:
     addons = addons_of(subscription) if lifts else []
     for addon in addons:
         # Paid anew together, else not at all: their periods are the same.
-        said = unpausing(addon.state()) if "billing_cycle_anchor" in undone else {"pause_collection": ""}
+        said = unpausing(anew=anew and outlasts_what_was_paid(addon.state()))
         addon.tell("unpause", by, stripe_api.update_subscription, **said)
     bring([billed, *addons], by)
 

@@ -27,7 +27,7 @@ from webhooks import catalogue, stripe_api, truth
 from webhooks.converge import ASIDE, Overtaken
 from webhooks.inbox import JITTER, MOST_ATTEMPTS, RETRY_SECONDS
 from webhooks.models import Checkout, StripePrice, Telling
-from webhooks.stripe_state import OVER, Unmappable, stripe_id, unpausing, wanted
+from webhooks.stripe_state import OVER, Unmappable, outlasts_what_was_paid, stripe_id, unpausing, wanted
 
 log = logging.getLogger(__name__)
 
@@ -342,7 +342,9 @@ def _pause(ours: Subscription, theirs: dict[str, Any], now: datetime) -> Say | N
     is_paused = (theirs.get("pause_collection") or {}).get("behavior") == "void"
     if is_paused == ours.on_hold or (is_paused and _was_paused_before(ours)):
         return None
-    return Say({"pause_collection": {"behavior": "void"}} if ours.on_hold else unpausing(theirs))
+    if ours.on_hold:
+        return Say({"pause_collection": {"behavior": "void"}})
+    return Say(unpausing(anew=outlasts_what_was_paid(theirs)))
 
 
 def _was_paused_before(ours: Subscription) -> bool:
